@@ -1,0 +1,344 @@
+"""Records and their views: the course's corpus, files and hub sets in, tables in the field's column names out.
+
+A `Group` is an anchor with sentences in known relations to it. Triplets, NLI pairs, scored pairs and dialect pairs are
+*views* of groups, so that they cannot disagree. Files come in through one loader a kind, chosen by what the columns are
+called; a malformed line is an error that names the file, the line and the field.
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gate_lessons.text import normalize
+
+CORPUS = Path(__file__).parent / "corpus"
+SPLITS = ("train", "dev", "test")
+NLI_LABELS = ("entailment", "neutral", "contradiction")  # the order of SNLI's integer labels 0, 1, 2
+DIALECTS = ("egyptian", "levantine", "gulf", "maghrebi")
+
+
+class DataError(ValueError):
+    """Input that cannot be used: one sentence with the file, the line and the field."""
+
+
+# ---------------------------------------------------------------------------------------------- groups
+
+
+@dataclass(frozen=True)
+class Group:
+    """An anchor and the sentences whose relation to it is known. Only `anchor` and one other sentence are required.
+
+    Attributes:
+        id: unique name.
+        anchor: the sentence that all relations start from.
+        paraphrases: same meaning: the first close in words to the anchor, the second distant.
+        entailment: follows from the anchor and says less.
+        neutral: same scene, neither follows nor contradicts.
+        contradiction: cannot be true together with the anchor.
+        phenomenon: what the contradiction turns on (negation, quantity, role_swap, ...).
+        dialects: renderings of the anchor by variety, see `DIALECTS`.
+        topic: daily-life topic.
+        split: train, dev or test. Nothing of a test group is ever seen in training.
+    """
+
+    id: str
+    anchor: str
+    paraphrases: tuple[str, ...] = ()
+    entailment: str = ""
+    neutral: str = ""
+    contradiction: str = ""
+    phenomenon: str = ""
+    dialects: dict[str, str] = field(default_factory=dict)
+    topic: str = ""
+    split: str = "train"
+
+    def sentences(self) -> dict[str, str]:
+        """Role → sentence of all that the group has, the anchor first. Paraphrases are `close` and `distant`."""
+        paraphrases = dict(zip(("close", "distant"), self.paraphrases, strict=False))
+        rest = {role: getattr(self, role) for role in NLI_LABELS}
+        return {role: text for role, text in ({"anchor": self.anchor} | paraphrases | rest).items() if text}
+
+
+def load_corpus(split: str | None = None) -> list[Group]:
+    """The course's own corpus (see `corpus/DATASHEET.md`), all of it or one split."""
+    return load_groups(CORPUS / "groups.jsonl", split)
+
+
+def load_groups(path: str | Path, split: str | None = None) -> list[Group]:
+    """Groups from a JSONL file with the keys of `Group`.
+
+    Raises:
+        DataError: broken JSON, an unknown or missing key, an empty sentence, a group of one sentence, a double id.
+    """
+    known, seen, groups = {f.name for f in fields(Group)}, {}, []
+    for line, row in _rows(path):
+        if unknown := set(row) - known:
+            raise DataError(f"{path}, line {line}: unknown key {min(unknown)!r}; a group has {', '.join(sorted(known))}")
+        for key in ("id", "anchor"):
+            _check_text(row, key, path, line)
+        group = Group(**row | {"paraphrases": tuple(row.get("paraphrases", ()))})
+        if len(group.sentences()) < 2:
+            raise DataError(
+                f"{path}, line {line}: group {group.id!r} has only its anchor; "
+                "add at least one paraphrase, entailment, neutral or contradiction"
+            )
+        if group.id in seen:
+            raise DataError(f"{path}, line {line}: id {group.id!r} was used on line {seen[group.id]}; ids are unique")
+        if group.split not in SPLITS:
+            raise DataError(f"{path}, line {line}: split {group.split!r} is none of {', '.join(SPLITS)}")
+        seen[group.id] = line
+        groups.append(group)
+    return [g for g in groups if split in (None, g.split)]
+
+
+# ---------------------------------------------------------------------------------------------- views of groups
+
+
+def triplets(
+    groups: Iterable[Group],
+    positives: Sequence[str] = ("close", "distant"),
+    negatives: Sequence[str] = ("contradiction",),
+) -> pd.DataFrame:
+    """Anchor, positive, negative: every choice of one positive role with one negative role.
+
+    The *test* of this course is `positives=("distant",)`: is the paraphrase in other words nearer than the
+    contradiction in nearly the same words?
+
+    Returns:
+        Columns anchor, positive, negative, group, topic, phenomenon; groups that lack a role are left out.
+    """
+    rows = [
+        (s["anchor"], s[p], s[n], g.id, g.topic, g.phenomenon)
+        for g in groups
+        for s in [g.sentences()]
+        for p in positives
+        for n in negatives
+        if p in s and n in s
+    ]
+    return pd.DataFrame(rows, columns=["anchor", "positive", "negative", "group", "topic", "phenomenon"])
+
+
+def nli_pairs(groups: Iterable[Group]) -> pd.DataFrame:
+    """Premise, hypothesis, label: the anchor with its entailment, neutral and contradiction. Also group and topic."""
+    rows = [
+        (g.anchor, getattr(g, label), label, g.id, g.topic) for g in groups for label in NLI_LABELS if getattr(g, label)
+    ]
+    return pd.DataFrame(rows, columns=["premise", "hypothesis", "label", "group", "topic"])
+
+
+def dialect_pairs(groups: Iterable[Group]) -> pd.DataFrame:
+    """Anchor (MSA), dialect (variety), text (the anchor as people say it there), group, topic."""
+    rows = [(g.anchor, variety, text, g.id, g.topic) for g in groups for variety, text in g.dialects.items()]
+    return pd.DataFrame(rows, columns=["anchor", "dialect", "text", "group", "topic"])
+
+
+def sts_pairs(groups: Iterable[Group], path: str | Path = CORPUS / "sts.jsonl") -> pd.DataFrame:
+    """Scored pairs whose two sentences both belong to `groups`.
+
+    Each line of the file names two sentences as `[group id, role]` and holds the scores of two independent passes.
+
+    Returns:
+        Columns sentence1, sentence2, score (mean of the two passes, 0 unrelated … 5 same meaning), group (of sentence1).
+    """
+    by_id = {g.id: g.sentences() for g in groups}
+    rows = []
+    for line, row in _rows(path):
+        (group1, role1), (group2, role2) = row["pair"]
+        if group1 not in by_id or group2 not in by_id:
+            continue
+        try:
+            texts = by_id[group1][role1], by_id[group2][role2]
+        except KeyError as missing:
+            raise DataError(f"{path}, line {line}: no sentence {missing} in the group that the pair names") from None
+        rows.append((*texts, float(np.mean(row["scores"])), group1))
+    return pd.DataFrame(rows, columns=["sentence1", "sentence2", "score", "group"])
+
+
+# ---------------------------------------------------------------------------------------------- files and hub sets
+
+
+def load_triplets(source: str | Path, split: str | None = None) -> pd.DataFrame:
+    """Anchor, positive, negative from JSONL, CSV, Parquet or `hub:NAME`; other columns are kept.
+
+    A `group` column is added where there is none: rows with the same anchor, once normalised, are one group.
+    """
+    table = _load(source, ("anchor", "positive", "negative"), split)
+    if "group" not in table:
+        table["group"] = table["anchor"].map(normalize)
+    return table
+
+
+def load_nli(source: str | Path, split: str | None = None) -> pd.DataFrame:
+    """Premise, hypothesis, label; SNLI's integer labels 0, 1, 2 become entailment, neutral, contradiction."""
+    table = _load(source, ("premise", "hypothesis"), split, others=("label",))
+    table["label"] = [dict(enumerate(NLI_LABELS)).get(label, label) for label in table["label"]]
+    for line, label in zip(table.attrs["lines"], table["label"], strict=True):
+        if label not in NLI_LABELS:
+            raise DataError(f"{source}, line {line}: label {label!r} is none of {', '.join(NLI_LABELS)} (or 0, 1, 2)")
+    return table
+
+
+def load_sts(source: str | Path, split: str | None = None) -> pd.DataFrame:
+    """Sentence1, sentence2, score: any finite number, higher is more similar."""
+    table = _load(source, ("sentence1", "sentence2"), split, others=("score",))
+    table["score"] = _numbers(table, "score", source)
+    return table
+
+
+def load_retrieval(queries: str | Path, corpus: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Queries (query, relevant) and the corpus (id, text) that `relevant` points into."""
+    documents = _load(corpus, ("text",), None, others=("id",))
+    questions = _load(queries, ("query",), None, others=("relevant",))
+    known = set(documents["id"])
+    for line, relevant in zip(questions.attrs["lines"], questions["relevant"], strict=True):
+        if relevant not in known:
+            raise DataError(f"{queries}, line {line}: relevant {relevant!r} is no id of {corpus}")
+    return questions, documents
+
+
+def load_categories(source: str | Path, split: str | None = None) -> pd.DataFrame:
+    """Text, category: sentences of one category count as similar."""
+    return _load(source, ("text", "category"), split)
+
+
+def load_parallel(source: str | Path, columns: Sequence[str], split: str | None = None) -> pd.DataFrame:
+    """Sentences of one meaning side by side in `columns` (dialects, languages), named by the caller."""
+    return _load(source, tuple(columns), split)
+
+
+def split_by_group(table: pd.DataFrame, seed: int = 0, shares: Sequence[float] = (0.7, 0.1, 0.2)) -> pd.DataFrame:
+    """Give the table a `split` column, whole groups at a time, in the given shares of train, dev and test."""
+    groups = table["group"].unique()
+    order = np.random.default_rng(seed).permutation(len(groups))
+    place = np.searchsorted(np.cumsum(shares), (order + 0.5) / len(groups))
+    return table.assign(split=table["group"].map(dict(zip(groups, np.array(SPLITS)[place], strict=True))))
+
+
+# ---------------------------------------------------------------------------------------------- training input
+
+
+def candidate_pool(table: pd.DataFrame) -> pd.DataFrame:
+    """Every distinct sentence of a triplet table, with the group whose meaning it has: what a miner may choose from.
+
+    Returns:
+        Columns text, group, topic (where the table has one), key (the normalised text). A sentence that stands only as
+        a negative has a meaning of its own, so its group is unique: it may serve as a negative for every anchor,
+        the one it was written for included.
+    """
+    topic = table["topic"] if "topic" in table else pd.Series("", index=table.index)
+    parts = [
+        pd.DataFrame({"text": table[role], "group": table["group"] if same else None, "topic": topic})
+        for role, same in (("anchor", True), ("positive", True), ("negative", False))
+    ]
+    pool = pd.concat(parts, ignore_index=True)
+    pool["key"] = pool["text"].map(normalize)
+    pool = pool.drop_duplicates("key").reset_index(drop=True)
+    pool["group"] = pool["group"].where(pool["group"].notna(), "only:" + pool["key"])
+    return pool
+
+
+def codes(*columns: Iterable[Any]) -> list[np.ndarray]:
+    """Integer codes for columns of labels, the same label having the same code in all of them (what `miner` takes)."""
+    sizes = [len(list(column)) for column in columns]
+    joined = pd.factorize(np.concatenate([np.asarray(list(c), dtype=object) for c in columns]))[0]
+    return np.split(joined, np.cumsum(sizes)[:-1])
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+def _load(source: str | Path, texts: tuple[str, ...], split: str | None, others: tuple[str, ...] = ()) -> pd.DataFrame:
+    """A checked table: `texts` are non-empty strings, `others` are present. Line numbers are in `.attrs["lines"]`."""
+    lines, rows = [], []
+    for line, row in _rows(source):
+        for column in texts + others:
+            if column not in row:
+                raise DataError(
+                    f"{source}, line {line}: no column {column!r}; expected {', '.join(texts + others)}, "
+                    f"found {', '.join(map(str, row))}"
+                )
+        for column in texts:
+            _check_text(row, column, source, line)
+        if split in (None, row.get("split")):
+            lines.append(line)
+            rows.append(row)
+    if not rows:
+        raise DataError(f"{source}: no rows" + (f" with split {split!r}" if split else ""))
+    table = pd.DataFrame(rows)
+    table.attrs["lines"] = lines
+    return table
+
+
+def _check_text(row: dict[str, Any], column: str, source: str | Path, line: int) -> None:
+    value = row.get(column)
+    if not isinstance(value, str):
+        raise DataError(f"{source}, line {line}: {column!r} must be text, not {value!r}")
+    if not value.strip():
+        raise DataError(f"{source}, line {line}: {column!r} is empty")
+
+
+def _numbers(table: pd.DataFrame, column: str, source: str | Path) -> np.ndarray:
+    values = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=float)
+    for line, raw, value in zip(table.attrs["lines"], table[column], values, strict=True):
+        if not np.isfinite(value):
+            raise DataError(f"{source}, line {line}: {column!r} must be a finite number, not {raw!r}")
+    return values
+
+
+def _rows(source: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line, row) pairs; the line is the one an editor shows (for Parquet and hub sets: the row, from 1)."""
+    if str(source).startswith("hub:"):
+        return _hub_rows(str(source).removeprefix("hub:"))
+    path = Path(source)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
+    if path.suffix not in readers:
+        raise DataError(f"{path}: unknown kind {path.suffix!r}; files are {', '.join(readers)}")
+    return readers[path.suffix](path)
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}, line {number}: broken JSON at column {error.colno} ({error.msg})") from None
+            if not isinstance(row, dict):
+                raise DataError(f"{path}, line {number}: expected one JSON object a line, found {type(row).__name__}")
+            yield number, row
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.DictReader(lines)
+        for row in reader:
+            if None in row or None in row.values():
+                raise DataError(f"{path}, line {reader.line_num}: expected {len(reader.fieldnames or ())} fields")
+            yield reader.line_num, row
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    yield from enumerate(pd.read_parquet(path).to_dict("records"), 1)
+
+
+def _hub_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a hub set, or of a local folder that `datasets` can read, each with the split it stands in."""
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise DataError(f"hub:{name}: hub sets need the extra `hub`: pip install 'gate-lessons[hub]'") from None
+    number = 0
+    for split, rows in load_dataset(name).items():
+        for row in rows:
+            number += 1
+            yield number, {"split": split} | row

@@ -1,0 +1,245 @@
+"""Text to embeddings: a character-n-gram encoder that trains in seconds, any sentence-transformers model, a baseline.
+
+An encoder has `features(texts)`, `forward(features) → [B, d]` with a gradient, and `encode(texts) → [B, d]` without.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gate_lessons.losses import cosine
+from gate_lessons.text import DEFAULT_STEPS, normalize
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+class Encoder(nn.Module):
+    """What the trainer and the evaluation need of an encoder. Subclasses give `features` and `forward`.
+
+    Attributes:
+        learning_rate: that suits this kind of encoder, used where a recipe names none.
+    """
+
+    learning_rate: float
+
+    def features(self, texts: Sequence[str]) -> Any:
+        """Texts → whatever `forward` takes, on the CPU; no gradient."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str], batch_size: int = 1024) -> Tensor:
+        """Embeddings [B, d] in float32 on the CPU, raw: normalise them, or compare by cosine.
+
+        Raises:
+            ValueError: an empty text (which one).
+        """
+        check_texts(texts)
+        training, _ = self.training, self.eval()
+        found = [self(self.features(batch)).float().cpu() for batch in _batches(texts, batch_size)]
+        self.train(training)
+        return torch.cat(found)
+
+    def similarity(self, texts1: Sequence[str], texts2: Sequence[str]) -> np.ndarray:
+        """Cosine similarity [B] of each text of the first list with its partner in the second."""
+        return cosine(self.encode(texts1), self.encode(texts2)).numpy()
+
+
+class Bag(NamedTuple):
+    """Sentences as bags of n-gram numbers: all numbers in a row, and where each sentence begins."""
+
+    ngrams: Tensor
+    offsets: Tensor
+
+    def to(self, device: torch.device) -> "Bag":
+        return Bag(self.ngrams.to(device), self.offsets.to(device))
+
+
+class NGramEncoder(Encoder):
+    """A sentence is the weighted sum of the vectors of its words' character n-grams (Wieting et al. 2016; fastText).
+
+    Untrained it is close to TF-IDF: random vectors keep the cosines of what they are summed from, and the weights
+    start at the inverse document frequency once `fit_idf` has seen texts. Training moves vectors and weights.
+
+    Args:
+        width: d of the embeddings.
+        buckets: rows of the table; n-grams share a row when their hashes meet (fastText's trick), so no text is
+            out of vocabulary.
+        ngram_range: shortest and longest n-gram, counted with the spaces around the word.
+        steps: of the normalisation, see `text.STEPS`.
+        seed: of the initial vectors.
+    """
+
+    learning_rate = 0.1  # chosen on the corpus's dev split; a table of n-grams wants far more than a transformer
+
+    def __init__(
+        self,
+        width: int = 128,
+        buckets: int = 2**15,
+        ngram_range: tuple[int, int] = (2, 5),
+        steps: Sequence[str] = DEFAULT_STEPS,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config = {
+            "width": width,
+            "buckets": buckets,
+            "ngram_range": list(ngram_range),
+            "steps": list(steps),
+            "seed": seed,
+        }
+        vectors = torch.randn(buckets, width, generator=torch.Generator().manual_seed(seed)) / width**0.5
+        self.vectors = nn.EmbeddingBag.from_pretrained(vectors, freeze=False, mode="sum")
+        self.log_weight = nn.Parameter(torch.zeros(buckets))
+        self._hasher = _hasher(buckets, tuple(ngram_range))
+        self._words: dict[str, np.ndarray] = {}  # a sentence's n-grams are those of its words, and words come back
+
+    def features(self, texts: Sequence[str]) -> Bag:
+        words = [normalize(text, self.config["steps"]).split() for text in texts]
+        if new := sorted(set(chain.from_iterable(words)) - self._words.keys()):
+            self._words.update(zip(new, self._ngrams(new), strict=True))
+        bags = [[self._words[word] for word in sentence] for sentence in words]
+        sizes = [sum(map(len, bag)) for bag in bags]
+        flat = np.concatenate(list(chain.from_iterable(bags)) or [np.empty(0, np.int64)])
+        offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+        return Bag(torch.from_numpy(flat), torch.from_numpy(offsets))
+
+    def forward(self, features: Bag) -> Tensor:
+        """Embeddings [B, d]."""
+        ngrams, offsets = features
+        return self.vectors(ngrams, offsets, per_sample_weights=self.log_weight[ngrams].exp())
+
+    @torch.no_grad()
+    def fit_idf(self, texts: Sequence[str]) -> "NGramEncoder":
+        """Start the weights at the smoothed inverse document frequency of `texts` (scikit-learn's formula)."""
+        check_texts(texts)
+        counts = self._hasher.transform([normalize(text, self.config["steps"]) for text in texts])
+        frequency = np.bincount(counts.indices, minlength=self.config["buckets"])
+        idf = np.log((1 + len(texts)) / (1 + frequency)) + 1
+        self.log_weight.copy_(torch.from_numpy(idf / idf.max()).log())
+        return self
+
+    def save(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors` into a folder."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS)
+        (folder / CONFIG).write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "NGramEncoder":
+        """Read what `save` wrote."""
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        for name in (CONFIG, WEIGHTS):
+            if not (folder / name).is_file():
+                raise ValueError(f"{folder} is no saved encoder: it has no {name}")
+        encoder = cls(**json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        encoder.load_state_dict(load_file(folder / WEIGHTS))
+        return encoder
+
+    def _ngrams(self, words: list[str]) -> list[np.ndarray]:
+        counts = self._hasher.transform(words)
+        ngrams = np.repeat(counts.indices, counts.data.astype(int)).astype(np.int64)
+        ends = np.cumsum(counts.data.astype(int))
+        return np.split(ngrams, [ends[row - 1] if row else 0 for row in counts.indptr[1:-1]])
+
+
+class SentenceTransformerEncoder(Encoder):
+    """Any sentence-transformers model, by hub name or local folder, under the same three methods (extra `hub`)."""
+
+    learning_rate = 2e-5
+
+    def __init__(self, name: str | Path) -> None:
+        super().__init__()
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError:
+            raise ValueError(f"encoder {name!r} needs the extra `hub`: pip install 'gate-lessons[hub]'") from None
+        self.model = SentenceTransformer(str(name), device="cpu")
+
+    def features(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        return self.model.tokenize(list(texts))
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """Embeddings [B, d]."""
+        return self.model(dict(features))["sentence_embedding"]
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model as sentence-transformers does."""
+        self.model.save_pretrained(str(folder))
+
+
+def make_encoder(name: str = "ngram", texts: Sequence[str] = (), seed: int = 0) -> Encoder:
+    """`ngram` (fresh, its weights fitted on `texts`), a folder that `NGramEncoder.save` wrote, or a model's name."""
+    if name == "ngram":
+        encoder = NGramEncoder(seed=seed)
+        return encoder.fit_idf(texts) if len(texts) else encoder
+    if (Path(name) / WEIGHTS).is_file() and "buckets" in json.loads((Path(name) / CONFIG).read_text("utf-8")):
+        return NGramEncoder.load(name)
+    return SentenceTransformerEncoder(name)
+
+
+class LexicalBaseline:
+    """TF-IDF over character 2–5-grams within words, sublinear, after normalisation: what spelling alone can say.
+
+    Args:
+        texts: the training split, on which the document frequencies are counted.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        check_texts(texts)
+        self.tfidf = TfidfVectorizer(preprocessor=normalize, analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
+        self.tfidf.fit(texts)
+
+    def similarity(self, texts1: Sequence[str], texts2: Sequence[str]) -> np.ndarray:
+        """Cosine similarity [B] of each text of the first list with its partner in the second."""
+        return np.asarray(self.tfidf.transform(texts1).multiply(self.tfidf.transform(texts2)).sum(axis=1)).ravel()
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Raise a ValueError for no texts at all, or for one that is empty (which)."""
+    if not len(texts):
+        raise ValueError("no texts to encode")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"text {number} is empty: {text!r}; every text must be a non-empty string")
+
+
+def unit(embeddings: Tensor) -> Tensor:
+    """Rows scaled to length 1, so that their dot product is their cosine."""
+    return F.normalize(embeddings, dim=-1)
+
+
+def _hasher(buckets: int, ngram_range: tuple[int, int]):
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    return HashingVectorizer(
+        analyzer="char_wb",
+        ngram_range=ngram_range,
+        n_features=buckets,
+        norm=None,
+        alternate_sign=False,
+        lowercase=False,
+    )
+
+
+def _batches(texts: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    texts = list(texts)
+    return (texts[start : start + size] for start in range(0, len(texts), size))
