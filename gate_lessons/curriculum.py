@@ -5,6 +5,7 @@ A curriculum looks at the difficulty of every triplet, see `miner.difficulty`, a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -50,8 +51,7 @@ class ByQuantile:
 
     def __call__(self, difficulty: Tensor, progress: float) -> Stage:
         number = stage_number(progress)
-        count = max(1, round(self.shares[number] * len(difficulty)))
-        return Stage(STAGES[number], difficulty.argsort(stable=True)[:count].sort().values)
+        return Stage(STAGES[number], easiest(difficulty, self.shares[number]))
 
 
 class ByThreshold:
@@ -80,6 +80,17 @@ class ByThreshold:
 CURRICULA: dict[str, type] = {"none": AllAtOnce, "quantile": ByQuantile, "threshold": ByThreshold}
 
 
+def easiest(difficulty: Tensor, share: float) -> Tensor:
+    """Indices, ascending, of the given share of the triplets: the least difficult, at least one.
+
+    Args:
+        difficulty: [T].
+        share: above 0 and up to 1.
+    """
+    count = max(1, round(share * len(difficulty)))
+    return difficulty.argsort(stable=True)[:count].sort().values
+
+
 def stage_number(progress: float) -> int:
     """0 easy, 1 medium, 2 hard: which stage a share of training belongs to."""
     if not 0 <= progress < 1:
@@ -88,5 +99,5 @@ def stage_number(progress: float) -> int:
 
 
 def _check_growing(name: str, values: Sequence[float]) -> None:
-    if len(values) != len(STAGES) or any(a >= b for a, b in zip(values, values[1:], strict=False)):
+    if len(values) != len(STAGES) or any(a >= b for a, b in pairwise(values)):
         raise ValueError(f"{name} must be {len(STAGES)} growing numbers ({', '.join(STAGES)}), not {list(values)}")

@@ -79,7 +79,9 @@ def load_groups(path: str | Path, split: str | None = None) -> list[Group]:
     known, seen, groups = {f.name for f in fields(Group)}, {}, []
     for line, row in _rows(path):
         if unknown := set(row) - known:
-            raise DataError(f"{path}, line {line}: unknown key {min(unknown)!r}; a group has {', '.join(sorted(known))}")
+            raise DataError(
+                f"{path}, line {line}: unknown key {min(unknown)!r}; a group has {', '.join(sorted(known))}"
+            )
         for key in ("id", "anchor"):
             _check_text(row, key, path, line)
         group = Group(**row | {"paraphrases": tuple(row.get("paraphrases", ()))})
@@ -144,7 +146,7 @@ def sts_pairs(groups: Iterable[Group], path: str | Path = CORPUS / "sts.jsonl") 
     Each line of the file names two sentences as `[group id, role]` and holds the scores of two independent passes.
 
     Returns:
-        Columns sentence1, sentence2, score (mean of the two passes, 0 unrelated … 5 same meaning), group (of sentence1).
+        Columns sentence1, sentence2, score (mean of the two passes, 0 to 5), group (of sentence1).
     """
     by_id = {g.id: g.sentences() for g in groups}
     rows = []

@@ -1,4 +1,4 @@
-"""How good is an encoder on sentences it has never seen? Item by item, so that two encoders can be compared in pairs."""
+"""How good is an encoder on sentences it has never seen? Item by item, so that encoders can be compared in pairs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,17 @@ import numpy as np
 import pandas as pd
 
 from gate_lessons import metrics
-from gate_lessons.data import Group, sts_pairs, triplets
+from gate_lessons.data import (
+    SPLITS,
+    DataError,
+    Group,
+    candidate_pool,
+    load_corpus,
+    load_triplets,
+    split_by_group,
+    sts_pairs,
+    triplets,
+)
 from gate_lessons.metrics import Interval
 
 
@@ -29,6 +39,46 @@ class HeldOut:
     def of_groups(cls, groups: Sequence[Group]) -> "HeldOut":
         """The course's test: anchor, *distant* paraphrase, contradiction; and the groups' scored pairs."""
         return cls(triplets(groups, positives=("distant",)), sts_pairs(groups))
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to learn: triplets to train on, questions to choose by (dev), questions to report once (test).
+
+    Attributes:
+        name: `corpus`, or the file.
+        train: triplets, see `data.load_triplets`.
+        dev, test: held-out questions of other groups.
+    """
+
+    name: str
+    train: pd.DataFrame
+    dev: HeldOut
+    test: HeldOut
+
+    @property
+    def texts(self) -> list[str]:
+        """The training sentences: what document frequencies may be counted on."""
+        return list(candidate_pool(self.train)["text"])
+
+
+def load_task(dataset: str = "corpus") -> Task:
+    """The course's own corpus, or triplets from a file or hub set (see `data.load_triplets`).
+
+    A file with no `split` column is split 70 / 10 / 20, whole groups at a time.
+
+    Raises:
+        DataError: a file that cannot be used, or one that has no rows in one of the splits train, dev and test.
+    """
+    if dataset == "corpus":
+        return Task(dataset, triplets(load_corpus("train")), *(HeldOut.of_groups(load_corpus(s)) for s in SPLITS[1:]))
+    table = load_triplets(dataset)
+    if "split" not in table:
+        table = split_by_group(table)
+    parts = {split: table[table["split"] == split].reset_index(drop=True) for split in SPLITS}
+    if empty := [split for split, part in parts.items() if not len(part)]:
+        raise DataError(f"{dataset}: no rows with split {empty[0]!r}; training needs train, dev and test")
+    return Task(str(dataset), parts["train"], HeldOut(parts["dev"]), HeldOut(parts["test"]))
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,9 @@ def multiple_negatives_ranking(
     if anchor.shape[-1] != candidates.shape[-1]:
         raise ValueError(f"dimensions differ: anchor {list(anchor.shape)}, candidates {list(candidates.shape)}")
     if columns < rows:
-        raise ValueError(f"{rows} anchors need at least {rows} candidates (candidate i answers anchor i), not {columns}")
+        raise ValueError(
+            f"{rows} anchors need at least {rows} candidates (candidate i answers anchor i), not {columns}"
+        )
     check_temperature(temperature)
     similarity = F.normalize(anchor, dim=-1, eps=EPS) @ F.normalize(candidates, dim=-1, eps=EPS).T
     logits = similarity.float() / temperature
@@ -147,7 +149,8 @@ def cosent(
 ) -> Tensor | tuple[Tensor, Parts]:
     """CoSENT (Su 2022): of two pairs, the one with the higher score should have the higher cosine.
 
-    log(1 + Σ exp((cos_l − cos_h)/τ)) over all pairs of pairs with score_h > score_l. Only the order of the scores counts.
+    log(1 + Σ exp((cos_l − cos_h)/τ)) over all pairs of pairs with score_h > score_l.
+    Only the order of the scores counts.
 
     Args:
         sentence1, sentence2: [B, d], row i being a pair.

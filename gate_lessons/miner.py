@@ -75,8 +75,7 @@ def hard(block: _Block) -> Tensor:
 
 def semi_hard(block: _Block) -> Tensor:
     """Further than the positive but inside the margin, the most similar first."""
-    inside = (block.similarity >= block.positive - block.margin) & (block.similarity < block.positive)
-    return block.similarity.masked_fill(~inside, NEVER)
+    return block.similarity.masked_fill(~semi_hard_band(block.positive, block.similarity, block.margin), NEVER)
 
 
 def by_category(block: _Block) -> Tensor:
@@ -230,7 +229,7 @@ def _false_negatives(part, similarity, positive, same, known_positives, absolute
     if absolute_margin is not None:
         yield "absolute margin", similarity > limit - absolute_margin
     if relative_margin is not None:
-        yield "relative margin", similarity > limit * (1 - relative_margin)
+        yield "relative margin", ~within_relative_margin(limit, similarity, relative_margin)
 
 
 def _codes(anchor, candidate, rows: int, columns: int, device, name: str) -> tuple[Tensor, Tensor] | None:
@@ -240,6 +239,34 @@ def _codes(anchor, candidate, rows: int, columns: int, device, name: str) -> tup
         sizes = [None if codes is None else len(codes) for codes in (anchor, candidate)]
         raise ValueError(f"anchor_{name} and candidate_{name} must have {rows} and {columns} codes, not {sizes}")
     return tuple(torch.as_tensor(codes).to(device) for codes in (anchor, candidate))
+
+
+def semi_hard_band(positive_similarity: Tensor, negative_similarity: Tensor, margin: float) -> Tensor:
+    """Where a negative is semi-hard (Schroff et al. 2015): further than the positive, but by less than the margin.
+
+    Args:
+        positive_similarity: s(a,p), [Q, 1] (or any shape that broadcasts).
+        negative_similarity: s(a,n), [Q, M].
+        margin: ≥ 0, in cosine similarity.
+
+    Returns:
+        [Q, M] booleans: s(a,p) − margin ≤ s(a,n) < s(a,p).
+    """
+    return (negative_similarity >= positive_similarity - margin) & (negative_similarity < positive_similarity)
+
+
+def within_relative_margin(positive_similarity: Tensor, negative_similarity: Tensor, relative_margin: float) -> Tensor:
+    """Which negatives NV-Retriever (Moreira et al. 2024) keeps: those clearly less similar than the positive.
+
+    Args:
+        positive_similarity: s(a,p), [Q, 1] (or any shape that broadcasts).
+        negative_similarity: s(a,n), [Q, M].
+        relative_margin: a share of s(a,p); the paper's 0.05 keeps s(a,n) ≤ 0.95·s(a,p).
+
+    Returns:
+        [Q, M] booleans.
+    """
+    return negative_similarity <= positive_similarity * (1 - relative_margin)
 
 
 def difficulty(positive_similarity: Tensor, negative_similarity: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Pictures: each function takes data and an optional `ax`, and returns the `Axes`. No global state, no `plt.show()`.
 
-Colours are Okabe and Ito's (2008), told apart with any colour vision. matplotlib shapes Arabic by itself: pass raw text,
-and no `$…$` beside it, which would draw the letters apart and backwards.
+Colours are Okabe and Ito's (2008), told apart with any colour vision. matplotlib shapes Arabic by itself: pass raw
+text, and no `$…$` beside it, which would draw the letters apart and backwards.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,7 +51,7 @@ def intervals(
         reference: a value to compare with: 0 for differences, the baseline's score for scores.
     """
     ax = _axes(ax, (6, 0.9 + 0.45 * len(values)))
-    for row, (name, value) in enumerate(reversed(values.items())):
+    for row, value in enumerate(reversed(values.values())):
         ax.plot([value.low, value.high], [row, row], color=BLUE, linewidth=2)
         ax.plot(value.estimate, row, "o", color=BLUE)
         ax.annotate(
@@ -88,7 +88,7 @@ def difficulty_by_strategy(difficulty: Mapping[str, Sequence[float]], ax: "Axes 
 
 
 def loss_curves(gap: Sequence[float], curves: Mapping[str, Sequence[float]], ax: "Axes | None" = None) -> "Axes":
-    """The tutorial's second panel, made honest: each loss as the gap s(a,p) − s(a,n) grows, not one value beside another.
+    """The tutorial's second panel, made honest: each loss as the gap s(a,p) − s(a,n) grows.
 
     Args:
         gap: [P] similarity gaps.

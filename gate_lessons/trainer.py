@@ -1,6 +1,6 @@
 """The training loop: an encoder, a loss, a miner and a curriculum in, a trained encoder and its history out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -262,7 +262,10 @@ def dynamics(history: pd.DataFrame) -> dict[str, float | str]:
         "final_loss": float(last),
         "similarity_gap": float(history["similarity_gap"].iloc[-1]),
         "violation_rate": float(history["violation_rate"].iloc[-1]),
-        "stability": float(1 / (1 + np.std(loss[-5:]))),
+        "stability": stability(loss),
     }
 
 
+def stability(losses: Sequence[float]) -> float:
+    """1 / (1 + standard deviation of the last five losses): 1 where they are equal, towards 0 the more they jump."""
+    return float(1 / (1 + np.std(np.asarray(losses, float)[-5:])))
