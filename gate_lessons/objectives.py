@@ -125,7 +125,8 @@ class GateHybrid(nn.Module):
     """GATE's hybrid loss (Nacar et al. 2025): each batch belongs to one task and goes to that task's loss.
 
     Classification batches go to the softmax head that the authors' code names, scored batches to CoSENT, without
-    weights between them; the paper's own Eq. 2 for classification is `losses.info_nce`. Lesson 06 lists where paper, code and model card disagree.
+    weights between them; the paper's own Eq. 2 for classification is `losses.info_nce`. Lesson 06 lists where paper,
+    code and model card disagree.
 
     Args:
         width: d of the embeddings.

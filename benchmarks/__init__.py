@@ -1,0 +1,1 @@
+"""Measurements of quality (`quality`), and of speed and memory (`speed`), against baselines and peers."""

@@ -1,0 +1,324 @@
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer, TfidfTransformer, TfidfVectorizer
+
+from gate_lessons.encoder import LexicalBaseline, NGramEncoder, SentenceTransformerEncoder, make_encoder, unit
+from gate_lessons.text import normalize
+
+TEXTS = [
+    "ذهب الطالبُ إلى المدرسة.",
+    "الطالب الطالب في المدرسة!",  # a word twice: its n-grams count twice
+    "يا",
+    "فتح الطبيب باب العيادة في الصباح",
+    "لم يفتح الطبيبُ باب العيادة، في الصباح",
+    "أ ب ت",
+]
+
+
+def _small(**options) -> NGramEncoder:
+    return NGramEncoder(**{"width": 16, "buckets": 512} | options)
+
+
+def _hashed(texts: list[str], buckets: int, ngram_range: tuple[int, int] = (2, 5)):
+    """Counts [B, buckets] of whole normalised sentences, by scikit-learn alone."""
+    hasher = HashingVectorizer(
+        analyzer="char_wb", ngram_range=ngram_range, n_features=buckets, norm=None, alternate_sign=False
+    )
+    return hasher.transform([normalize(text) for text in texts])
+
+
+def _bags(encoder: NGramEncoder, texts: list[str]) -> list[Counter]:
+    ngrams, offsets = encoder.features(texts)
+    return [Counter(bag.tolist()) for bag in np.split(ngrams.numpy(), offsets[1:].tolist())]
+
+
+# ---------------------------------------------------------------------------------------------- n-gram encoder
+
+
+@pytest.mark.parametrize("buckets", [64, 2**15])  # few buckets: many n-grams meet in one
+@pytest.mark.parametrize("ngram_range", [(2, 5), (3, 3)])
+def test_features_are_the_ngrams_of_scikit_learn(buckets, ngram_range):
+    encoder = NGramEncoder(width=4, buckets=buckets, ngram_range=ngram_range)
+    expected = _hashed(TEXTS, buckets, ngram_range)
+    for _ in range(2):  # the second time the words come out of the encoder's memory
+        for bag, row in zip(_bags(encoder, TEXTS), expected, strict=True):
+            assert bag == dict(zip(row.indices.tolist(), row.data.astype(int).tolist(), strict=True))
+
+
+def test_an_embedding_is_the_weighted_sum_of_its_ngrams():
+    encoder = _small().fit_idf(TEXTS)
+    vectors = encoder.vectors.weight.detach().double().numpy()
+    weights = np.exp(encoder.log_weight.detach().double().numpy())
+    expected = np.zeros((len(TEXTS), 16))
+    for row, counts in enumerate(_hashed(TEXTS, 512)):
+        for ngram, count in zip(counts.indices, counts.data, strict=True):
+            expected[row] += count * weights[ngram] * vectors[ngram]
+    found = encoder.encode(TEXTS)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_are_the_smooth_idf_of_scikit_learn_scaled_to_one():
+    counts = _hashed(TEXTS, 512)
+    idf = TfidfTransformer(smooth_idf=True).fit(counts).idf_
+    encoder = _small().fit_idf(TEXTS)
+    np.testing.assert_allclose(encoder.log_weight.detach().exp().numpy(), idf / idf.max(), rtol=1e-5)
+    assert len(np.unique(idf)) > 3  # an encoder that ignored the texts would not pass
+
+
+def test_encoding_does_not_depend_on_batch_size_or_order():
+    encoder = _small().fit_idf(TEXTS)
+    expected = encoder.encode(TEXTS)
+    for size in (1, 4, 5, 6, 100):
+        torch.testing.assert_close(encoder.encode(TEXTS, batch_size=size), expected, rtol=0, atol=1e-6)
+    order = [3, 0, 5, 1, 4, 2]
+    shuffled = _small().fit_idf(TEXTS).encode([TEXTS[i] for i in order])
+    torch.testing.assert_close(shuffled, expected[order], rtol=0, atol=1e-6)
+
+
+def test_untrained_cosines_scatter_around_term_frequency_as_random_projections_do(groups):
+    """A projection to d random directions turns a cosine c into about c ± (1 − c²)/√d (the delta method)."""
+    texts1, texts2 = [g.anchor for g in groups[:60]], [g.sentences()["close"] for g in groups[:60]]
+    counts = CountVectorizer(analyzer="char_wb", ngram_range=(2, 5), preprocessor=normalize).fit(texts1 + texts2)
+    x, y = (counts.transform(texts).toarray().astype(float) for texts in (texts1, texts2))
+    cosine = (x * y).sum(1) / np.sqrt((x**2).sum(1) * (y**2).sum(1))
+    apart = cosine < 0.95  # the same words in another order have cosine 1, and no scatter
+    assert apart.sum() > 40
+    width, off = 64, []
+    for seed in range(12):
+        found = NGramEncoder(width=width, seed=seed).similarity(texts1, texts2)
+        off.append(((found - cosine) * np.sqrt(width))[apart] / (1 - cosine[apart] ** 2))
+    assert abs(np.mean(off)) < 0.25
+    assert 0.85 < np.sqrt(np.mean(np.square(off))) < 1.15
+
+
+def test_seeds_differ_and_repeat_without_touching_the_global_generator():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    first, again, other = (_small(seed=seed).encode(TEXTS) for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+
+
+def test_the_steps_of_the_normalisation_are_those_asked_for():
+    folded, raw = _small(), _small(steps=())
+    assert torch.equal(*folded.encode(["إلى المَدرسة", "الى المدرسه"]))
+    assert not torch.equal(*raw.encode(["إلى المَدرسة", "الى المدرسه"]))
+
+
+def test_gradients_reach_only_the_ngrams_of_the_batch():
+    encoder = _small()
+    features = encoder.features(TEXTS[:2])
+    encoder(features).square().sum().backward()
+    seen = sorted(set(features.ngrams.tolist()))
+    assert 0 < len(seen) < 512
+    for gradient in (encoder.vectors.weight.grad.abs().sum(1), encoder.log_weight.grad.abs()):
+        assert gradient.nonzero()[:, 0].tolist() == seen
+
+
+def test_encoding_takes_the_features_to_where_the_weights_are():
+    """`features` are made on the CPU. Weights on the meta device stand in for those on a GPU."""
+
+    class Spy(NGramEncoder):
+        def forward(self, features):
+            seen.update((features.ngrams.device.type, features.offsets.device.type))
+            return torch.zeros(len(features.offsets), 16)
+
+    seen: set[str] = set()
+    Spy(width=16, buckets=512).to("meta").encode(TEXTS)
+    assert seen == {"meta"}
+
+
+def test_encoding_keeps_no_gradient_and_gives_the_training_mode_back():
+    encoder = _small()
+    for training in (True, False):
+        encoder.train(training)
+        assert not encoder.encode(TEXTS).requires_grad
+        assert encoder.training is training
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_similarity_is_the_cosine(training):
+    encoder = _small()
+    a, b = (encoder.encode(texts).double().numpy() for texts in (TEXTS[:3], TEXTS[3:]))
+    expected = [x @ y / np.sqrt((x @ x) * (y @ y)) for x, y in zip(a, b, strict=True)]
+    np.testing.assert_allclose(encoder.train(training).similarity(TEXTS[:3], TEXTS[3:]), expected, atol=1e-6)
+
+
+def test_unit_rows_have_length_one_and_keep_their_direction():
+    rows = torch.tensor([[3.0, 4.0], [0.0, -0.1]])
+    torch.testing.assert_close(unit(rows), torch.tensor([[0.6, 0.8], [0.0, -1.0]]))
+
+
+@pytest.mark.parametrize("text", ["؟!", "ـــ"])
+def test_a_text_without_letters_is_the_zero_vector_similar_to_nothing(text):
+    encoder = _small().fit_idf(TEXTS)
+    assert torch.equal(encoder.encode([text]), torch.zeros(1, 16))
+    embeddings = encoder.encode([text, TEXTS[0], text])
+    assert torch.equal(embeddings[[0, 2]], torch.zeros(2, 16))
+    assert torch.equal(embeddings[1:2], encoder.encode(TEXTS[:1]))
+    assert encoder.similarity([text], TEXTS[:1]).tolist() == [0]
+
+
+@pytest.mark.parametrize("empty", ["", " \n", None, float("nan")])
+def test_an_empty_text_is_refused_by_number(empty):
+    encoder = _small()
+    for call in (encoder.encode, encoder.fit_idf, LexicalBaseline):
+        with pytest.raises(ValueError, match="text 1 is empty"):
+            call(["نص", empty, ""])
+
+
+def test_no_texts_are_refused():
+    for call in (_small().encode, _small().fit_idf, LexicalBaseline):
+        with pytest.raises(ValueError, match="no texts"):
+            call([])
+
+
+# ---------------------------------------------------------------------------------------------- saving
+
+
+def _trained() -> NGramEncoder:
+    encoder = _small(steps=("alef", "digits"), ngram_range=(3, 4), seed=5).fit_idf(TEXTS)
+    with torch.no_grad():
+        encoder.vectors.weight += torch.randn(512, 16, generator=torch.Generator().manual_seed(1))
+        encoder.log_weight += torch.randn(512, generator=torch.Generator().manual_seed(2))
+    return encoder
+
+
+def test_a_saved_encoder_gives_the_same_bits(tmp_path):
+    encoder = _trained()
+    encoder.save(tmp_path / "new" / "folder")
+    loaded = NGramEncoder.load(tmp_path / "new" / "folder")
+    assert loaded.config == encoder.config
+    assert torch.equal(loaded.encode(TEXTS), encoder.encode(TEXTS))
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_a_folder_holds_only_safetensors_and_json(tmp_path):
+    from safetensors import safe_open
+
+    _trained().save(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["config.json", "model.safetensors"]
+    json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    with safe_open(tmp_path / "model.safetensors", "pt") as weights:
+        assert sorted(weights.keys()) == ["log_weight", "vectors.weight"]
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+def test_a_folder_that_is_no_encoder_is_refused(tmp_path, missing):
+    _trained().save(tmp_path)
+    (tmp_path / missing).unlink()
+    with pytest.raises(ValueError, match=f"is no saved encoder: it has no {missing}"):
+        NGramEncoder.load(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------- other encoders
+
+
+@pytest.fixture(scope="module")
+def tiny_bert(tmp_path_factory) -> Path:
+    """A random two-layer BERT with a vocabulary of Arabic letters, as a sentence-transformers folder."""
+    pytest.importorskip("sentence_transformers", reason="the extra `hub` is not installed")
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("bert")
+    letters = [chr(c) for c in range(0x0621, 0x064B)]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *[f"##{letter}" for letter in letters]]
+    BertTokenizerFast(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder / "bert")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+    )
+    BertModel(config).save_pretrained(folder / "bert")
+    transformer = Transformer(str(folder / "bert"))
+    SentenceTransformer(modules=[transformer, Pooling(32)], device="cpu").save_pretrained(str(folder / "model"))
+    return folder / "model"
+
+
+def test_a_sentence_transformer_encodes_as_its_own_model_does(tiny_bert):
+    encoder = SentenceTransformerEncoder(tiny_bert)
+    expected = encoder.model.encode(TEXTS, convert_to_tensor=True)
+    found = encoder.encode(TEXTS, batch_size=4)
+    assert found.shape == (6, 32)
+    assert (found - found[0]).abs()[1:].max() > 0.01  # the model tells the texts apart
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_gradients_flow_into_a_sentence_transformer(tiny_bert):
+    encoder = SentenceTransformerEncoder(tiny_bert)
+    embeddings = encoder(encoder.features(TEXTS[:2]))
+    assert embeddings.requires_grad
+    embeddings[:, 0].sum().backward()
+    gradients = {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
+    assert any("word_embeddings" in name and gradient.abs().sum() > 0 for name, gradient in gradients.items())
+
+
+def test_features_of_a_sentence_transformer_survive_the_forward_pass(tiny_bert):
+    """The model writes its outputs into the dictionary it is given: it must be given a copy."""
+    encoder = SentenceTransformerEncoder(tiny_bert)
+    features = encoder.features(TEXTS)
+    names = set(features)
+    encoder(features)
+    assert set(features) == names
+
+
+def test_a_saved_sentence_transformer_is_found_again(tiny_bert, tmp_path):
+    encoder = SentenceTransformerEncoder(tiny_bert)
+    with torch.no_grad():
+        next(encoder.parameters()).mul_(0.5)
+    encoder.save(tmp_path / "saved")
+    again = make_encoder(str(tmp_path / "saved"))
+    assert isinstance(again, SentenceTransformerEncoder)
+    torch.testing.assert_close(again.encode(TEXTS), encoder.encode(TEXTS), rtol=0, atol=1e-6)
+    assert not torch.allclose(again.encode(TEXTS), SentenceTransformerEncoder(tiny_bert).encode(TEXTS))
+    assert not list((tmp_path / "saved").rglob("*.bin"))  # no pickled weights
+
+
+def test_a_sentence_transformer_without_its_library_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)  # makes the import fail
+    with pytest.raises(ValueError, match=r"encoder 'some/model' needs the extra `hub`: pip install"):
+        SentenceTransformerEncoder("some/model")
+
+
+def test_make_encoder_gives_each_of_the_three_kinds(tiny_bert, tmp_path):
+    fresh = make_encoder("ngram", seed=3)
+    assert torch.equal(fresh.encode(TEXTS), NGramEncoder(seed=3).encode(TEXTS))
+    fitted = make_encoder("ngram", TEXTS, seed=3)
+    assert torch.equal(fitted.log_weight, NGramEncoder().fit_idf(TEXTS).log_weight)
+    trained = _trained()
+    trained.save(tmp_path)
+    loaded = make_encoder(str(tmp_path), TEXTS)  # a trained encoder is not fitted anew
+    assert isinstance(loaded, NGramEncoder)
+    assert torch.equal(loaded.encode(TEXTS), trained.encode(TEXTS))
+    assert isinstance(make_encoder(str(tiny_bert)), SentenceTransformerEncoder)
+
+
+def test_the_lexical_baseline_is_tfidf_within_words(groups):
+    fit, texts1 = [g.anchor for g in groups[:50]], [g.anchor for g in groups[50:80]]
+    texts2 = [g.sentences()["close"] for g in groups[50:80]]
+    found = LexicalBaseline(fit).similarity(texts1, texts2)
+    tfidf = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, lowercase=False)
+    tfidf.fit([normalize(text) for text in fit])
+    x, y = (tfidf.transform([normalize(text) for text in texts]).toarray() for texts in (texts1, texts2))
+    np.testing.assert_allclose(found, [a @ b for a, b in zip(x, y, strict=True)], atol=1e-12)
+    np.testing.assert_allclose(LexicalBaseline(fit).similarity(texts1, texts1), 1)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_an_encoder_on_cuda_encodes_as_on_the_cpu():
+    encoder = NGramEncoder()
+    expected = encoder.encode(TEXTS)
+    found = encoder.to("cuda").encode(TEXTS)
+    assert found.device.type == "cpu"
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
