@@ -1,7 +1,7 @@
 """`make evidence`: what training does to held-out questions, over five seeds, with intervals and the lexical baseline.
 
 Writes `benchmarks/evidence/NAME.json`, which the lessons read and name. Nothing is chosen here: every setting is
-reported on the test split. `choose` picks the recipe for the real triplets on dev, and only the choice is reported on test.
+reported on the test split. `choose` picks the recipe for the real triplets on dev; only its choice is reported on test.
 """
 
 import itertools

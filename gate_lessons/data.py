@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from gate_lessons.text import normalize
 
 CORPUS = Path(__file__).parent / "corpus"
-SPLITS = ("train", "dev", "test")
+SPLITS, SHARES = ("train", "dev", "test"), (0.7, 0.1, 0.2)
 NLI_LABELS = ("entailment", "neutral", "contradiction")  # the order of SNLI's integer labels 0, 1, 2
 DIALECTS = ("egyptian", "levantine", "gulf", "maghrebi")
 
@@ -82,8 +83,7 @@ def load_groups(path: str | Path, split: str | None = None) -> list[Group]:
             raise DataError(
                 f"{path}, line {line}: unknown key {min(unknown)!r}; a group has {', '.join(sorted(known))}"
             )
-        for key in ("id", "anchor"):
-            _check_text(row, key, path, line)
+        _check_group(row, path, line)
         group = Group(**row | {"paraphrases": tuple(row.get("paraphrases", ()))})
         if len(group.sentences()) < 2:
             raise DataError(
@@ -151,14 +151,19 @@ def sts_pairs(groups: Iterable[Group], path: str | Path = CORPUS / "sts.jsonl") 
     by_id = {g.id: g.sentences() for g in groups}
     rows = []
     for line, row in _rows(path):
-        (group1, role1), (group2, role2) = row["pair"]
+        try:
+            ((group1, role1), (group2, role2)), scores = row["pair"], np.array(row["scores"], dtype=float)
+        except (KeyError, TypeError, ValueError):
+            raise DataError(
+                f'{path}, line {line}: expected {{"pair": [[group, role], [group, role]], "scores": [number, …]}}'
+            ) from None
         if group1 not in by_id or group2 not in by_id:
             continue
         try:
             texts = by_id[group1][role1], by_id[group2][role2]
         except KeyError as missing:
             raise DataError(f"{path}, line {line}: no sentence {missing} in the group that the pair names") from None
-        rows.append((*texts, float(np.mean(row["scores"])), group1))
+        rows.append((*texts, float(scores.mean()), group1))
     return pd.DataFrame(rows, columns=["sentence1", "sentence2", "score", "group"])
 
 
@@ -179,7 +184,8 @@ def load_triplets(source: str | Path, split: str | None = None) -> pd.DataFrame:
 def load_nli(source: str | Path, split: str | None = None) -> pd.DataFrame:
     """Premise, hypothesis, label; SNLI's integer labels 0, 1, 2 become entailment, neutral, contradiction."""
     table = _load(source, ("premise", "hypothesis"), split, others=("label",))
-    table["label"] = [dict(enumerate(NLI_LABELS)).get(label, label) for label in table["label"]]
+    numbered = {str(number): label for number, label in enumerate(NLI_LABELS)}
+    table["label"] = [numbered.get(str(label), label) for label in table["label"]]
     for line, label in zip(table.attrs["lines"], table["label"], strict=True):
         if label not in NLI_LABELS:
             raise DataError(f"{source}, line {line}: label {label!r} is none of {', '.join(NLI_LABELS)} (or 0, 1, 2)")
@@ -197,6 +203,11 @@ def load_retrieval(queries: str | Path, corpus: str | Path) -> tuple[pd.DataFram
     """Queries (query, relevant) and the corpus (id, text) that `relevant` points into."""
     documents = _load(corpus, ("text",), None, others=("id",))
     questions = _load(queries, ("query",), None, others=("relevant",))
+    # A CSV file has only strings; so that 7 and "7" are one id, ids are compared as text.
+    documents["id"], questions["relevant"] = documents["id"].astype(str), questions["relevant"].astype(str)
+    for line, double in zip(documents.attrs["lines"], documents["id"].duplicated(), strict=True):
+        if double:
+            raise DataError(f"{corpus}, line {line}: this id stands on an earlier line; ids are unique")
     known = set(documents["id"])
     for line, relevant in zip(questions.attrs["lines"], questions["relevant"], strict=True):
         if relevant not in known:
@@ -214,11 +225,11 @@ def load_parallel(source: str | Path, columns: Sequence[str], split: str | None 
     return _load(source, tuple(columns), split)
 
 
-def split_by_group(table: pd.DataFrame, seed: int = 0, shares: Sequence[float] = (0.7, 0.1, 0.2)) -> pd.DataFrame:
-    """Give the table a `split` column, whole groups at a time, in the given shares of train, dev and test."""
+def split_by_group(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Give the table a `split` column, whole groups at a time: 70 % train, 10 % dev, 20 % test."""
     groups = table["group"].unique()
     order = np.random.default_rng(seed).permutation(len(groups))
-    place = np.searchsorted(np.cumsum(shares), (order + 0.5) / len(groups))
+    place = np.searchsorted(np.cumsum(SHARES), (order + 0.5) / len(groups))
     return table.assign(split=table["group"].map(dict(zip(groups, np.array(SPLITS)[place], strict=True))))
 
 
@@ -247,9 +258,9 @@ def candidate_pool(table: pd.DataFrame) -> pd.DataFrame:
 
 def codes(*columns: Iterable[Any]) -> list[np.ndarray]:
     """Integer codes for columns of labels, the same label having the same code in all of them (what `miner` takes)."""
-    sizes = [len(list(column)) for column in columns]
-    joined = pd.factorize(np.concatenate([np.asarray(list(c), dtype=object) for c in columns]))[0]
-    return np.split(joined, np.cumsum(sizes)[:-1])
+    arrays = [np.asarray(list(column), dtype=object) for column in columns]
+    joined = pd.factorize(np.concatenate(arrays))[0]
+    return np.split(joined, np.cumsum([len(array) for array in arrays])[:-1])
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -285,6 +296,20 @@ def _check_text(row: dict[str, Any], column: str, source: str | Path, line: int)
         raise DataError(f"{source}, line {line}: {column!r} is empty")
 
 
+def _check_group(row: dict[str, Any], path: str | Path, line: int) -> None:
+    for key in ("id", "anchor", *(k for k in (*NLI_LABELS, "phenomenon", "topic", "split") if k in row)):
+        _check_text(row, key, path, line)
+    paraphrases, dialects = row.get("paraphrases", []), row.get("dialects", {})
+    if not isinstance(paraphrases, list) or len(paraphrases) > 2:
+        raise DataError(f"{path}, line {line}: 'paraphrases' must be a list of at most two sentences: close, distant")
+    if not isinstance(dialects, dict):
+        raise DataError(f"{path}, line {line}: 'dialects' must be an object from variety to sentence")
+    for text in paraphrases:
+        _check_text({"paraphrases": text}, "paraphrases", path, line)
+    for text in dialects.values():
+        _check_text({"dialects": text}, "dialects", path, line)
+
+
 def _numbers(table: pd.DataFrame, column: str, source: str | Path) -> np.ndarray:
     values = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=float)
     for line, raw, value in zip(table.attrs["lines"], table[column], values, strict=True):
@@ -303,7 +328,17 @@ def _rows(source: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
     if path.suffix not in readers:
         raise DataError(f"{path}: unknown kind {path.suffix!r}; files are {', '.join(readers)}")
-    return readers[path.suffix](path)
+    return _named_errors(path, readers[path.suffix](path))
+
+
+def _named_errors(path: Path, rows: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The same rows; what goes wrong inside a reader becomes an error that names the file."""
+    try:
+        yield from rows
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 (byte {error.start}); save the file as UTF-8") from None
+    except (csv.Error, pa.ArrowInvalid) as error:
+        raise DataError(f"{path}: cannot be read as {path.suffix}: {error}") from None
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -312,7 +347,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.rstrip("\r\n"))
             except json.JSONDecodeError as error:
                 raise DataError(f"{path}, line {number}: broken JSON at column {error.colno} ({error.msg})") from None
             if not isinstance(row, dict):

@@ -38,7 +38,7 @@ class Encoder(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 1024) -> Tensor:
         """Embeddings [B, d] in float32 on the CPU, raw: normalise them, or compare by cosine.
 
@@ -47,7 +47,7 @@ class Encoder(nn.Module):
         """
         check_texts(texts)
         training, _ = self.training, self.eval()
-        found = [self(self.features(batch)).float().cpu() for batch in _batches(texts, batch_size)]
+        found = [self(to_device(self.features(b), self.device)).float().cpu() for b in _batches(texts, batch_size)]
         self.train(training)
         return torch.cat(found)
 
@@ -148,7 +148,10 @@ class NGramEncoder(Encoder):
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).is_file():
                 raise ValueError(f"{folder} is no saved encoder: it has no {name}")
-        encoder = cls(**json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if not isinstance(config, dict) or "buckets" not in config:
+            raise ValueError(f"{folder / CONFIG} describes no NGramEncoder: it has no 'buckets'")
+        encoder = cls(**config)
         encoder.load_state_dict(load_file(folder / WEIGHTS))
         return encoder
 
@@ -189,7 +192,8 @@ def make_encoder(name: str = "ngram", texts: Sequence[str] = (), seed: int = 0) 
     if name == "ngram":
         encoder = NGramEncoder(seed=seed)
         return encoder.fit_idf(texts) if len(texts) else encoder
-    if (Path(name) / WEIGHTS).is_file() and "buckets" in json.loads((Path(name) / CONFIG).read_text("utf-8")):
+    config = Path(name) / CONFIG
+    if config.is_file() and "buckets" in json.loads(config.read_text(encoding="utf-8")):
         return NGramEncoder.load(name)
     return SentenceTransformerEncoder(name)
 
@@ -211,6 +215,13 @@ class LexicalBaseline:
     def similarity(self, texts1: Sequence[str], texts2: Sequence[str]) -> np.ndarray:
         """Cosine similarity [B] of each text of the first list with its partner in the second."""
         return np.asarray(self.tfidf.transform(texts1).multiply(self.tfidf.transform(texts2)).sum(axis=1)).ravel()
+
+
+def to_device(features: Any, device: torch.device) -> Any:
+    """What `features` gave, a `Bag` or a dictionary of tensors, on a device."""
+    if isinstance(features, dict):
+        return {name: tensor.to(device) for name, tensor in features.items()}
+    return features.to(device)
 
 
 def check_texts(texts: Sequence[str]) -> None:

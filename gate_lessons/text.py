@@ -5,35 +5,32 @@ of `normalize` folds one such difference away, has a name, and can be switched o
 «على» (on) and «علي» (Ali) become one word.
 """
 
-import sys
 import unicodedata
 from collections.abc import Iterable
 from functools import cache, lru_cache
 
-ARABIC_BLOCK = range(0x0600, 0x0700)
+ARABIC = range(0x0600, 0x0700)
+ANY = range(0x20000)  # Unicode's first two planes: every script in use, punctuation, symbols, emoji
 TATWEEL = "\u0640"
 
 
-def _arabic_characters(category: str) -> list[str]:
-    """Characters of Unicode's Arabic block whose general category starts with `category`."""
-    return [chr(c) for c in ARABIC_BLOCK if unicodedata.category(chr(c)).startswith(category)]
-
-
-def _punctuation() -> list[str]:
-    """Every punctuation mark and symbol of Unicode, the Arabic ones (، ؛ ؟ ٪) among them."""
-    return [chr(c) for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c))[0] in "PS"]
+def _characters(category: str, block: range) -> list[str]:
+    """Characters of the block whose Unicode general category starts with one of the space-separated prefixes."""
+    prefixes = tuple(category.split())
+    return [chr(c) for c in block if unicodedata.category(chr(c)).startswith(prefixes)]
 
 
 # Each step is a table from character to replacement, so that any choice of steps is one pass over the text.
 STEPS: dict[str, dict[str, str]] = {
-    "diacritics": dict.fromkeys(_arabic_characters("Mn"), ""),
+    "invisible": dict.fromkeys(_characters("Cf", ANY), ""),  # marks of writing direction, soft hyphens
+    "diacritics": dict.fromkeys(_characters("Mn", ARABIC), ""),
     "tatweel": {TATWEEL: ""},
     "alef": dict.fromkeys("أإآٱ", "ا"),
     "alef_maqsura": {"ى": "ي"},
     "teh_marbuta": {"ة": "ه"},
     "hamza_carriers": {"ؤ": "و", "ئ": "ي"},
-    "digits": {c: str(unicodedata.digit(c)) for c in _arabic_characters("Nd")},
-    "punctuation": dict.fromkeys(_punctuation(), " "),
+    "digits": {c: str(unicodedata.digit(c)) for c in _characters("Nd", ARABIC)},
+    "punctuation": dict.fromkeys(_characters("P S", ANY), " "),
 }
 DEFAULT_STEPS = tuple(STEPS)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from gate_lessons import miner
 from gate_lessons.curriculum import CURRICULA, Curriculum
 from gate_lessons.data import candidate_pool, codes
-from gate_lessons.encoder import Encoder
+from gate_lessons.encoder import Encoder, to_device
 from gate_lessons.losses import cosine
 from gate_lessons.objectives import TripletObjective
 from gate_lessons.text import normalize
@@ -191,7 +191,7 @@ class _Material:
         """Anchors [B, d], positives [B, d], negatives [B, k, d], in one pass through the encoder."""
         texts = [self.anchors[i] for i in rows] + [self.positives[i] for i in rows]
         texts += [self.pool[i] for i in negatives.flatten()]
-        features = fabric.to_device(encoder.features(texts))
+        features = to_device(encoder.features(texts), fabric.device)
         with fabric.autocast():
             embeddings = encoder(features)
         size = len(rows)

@@ -9,10 +9,6 @@ from gate_lessons.data import Group, load_corpus
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "cuda: needs a CUDA device; skipped where there is none")
-
-
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real Arabic data beside the project; a test that needs it is skipped where it is absent."""

@@ -11,9 +11,7 @@ IN_STAGE = (0.0, 0.3, 0.7)  # a share of training inside each of the stages
 difficulties = st.lists(st.floats(-1, 3, width=32), min_size=1, max_size=60).map(torch.tensor)
 
 
-@pytest.mark.parametrize(
-    ("progress", "number"), [(0.0, 0), (0.199, 0), (0.2, 1), (0.499, 1), (0.5, 2), (0.999, 2)]
-)
+@pytest.mark.parametrize(("progress", "number"), [(0.0, 0), (0.199, 0), (0.2, 1), (0.499, 1), (0.5, 2), (0.999, 2)])
 def test_stages_begin_after_0_20_and_50_percent(progress, number):
     assert stage_number(progress) == number
 
@@ -108,4 +106,4 @@ def test_no_curriculum_takes_everything_from_the_start(progress):
 
 
 def test_the_names_stand_for_the_curricula():
-    assert CURRICULA == {"none": AllAtOnce, "quantile": ByQuantile, "threshold": ByThreshold}
+    assert {"none": AllAtOnce, "quantile": ByQuantile, "threshold": ByThreshold} == CURRICULA

@@ -5,16 +5,17 @@ from hypothesis import strategies as st
 from gate_lessons.text import DEFAULT_STEPS, STEPS, light_stem, normalize, root
 
 # One text that every step changes, and what that step alone makes of it, written by hand.
-MIXED = "إلى المُعلِّمةِ: كتـــاب مسؤول ١٢"
+MIXED = "إلى المُعلِّمةِ: كتـــاب\u200f مسؤول ١٢"
 ALONE = {
-    "diacritics": "إلى المعلمة: كتـــاب مسؤول ١٢",
-    "tatweel": "إلى المُعلِّمةِ: كتاب مسؤول ١٢",
-    "alef": "الى المُعلِّمةِ: كتـــاب مسؤول ١٢",
-    "alef_maqsura": "إلي المُعلِّمةِ: كتـــاب مسؤول ١٢",
-    "teh_marbuta": "إلى المُعلِّمهِ: كتـــاب مسؤول ١٢",
-    "hamza_carriers": "إلى المُعلِّمةِ: كتـــاب مسوول ١٢",
-    "digits": "إلى المُعلِّمةِ: كتـــاب مسؤول 12",
-    "punctuation": "إلى المُعلِّمةِ كتـــاب مسؤول ١٢",
+    "invisible": "إلى المُعلِّمةِ: كتـــاب مسؤول ١٢",
+    "diacritics": "إلى المعلمة: كتـــاب\u200f مسؤول ١٢",
+    "tatweel": "إلى المُعلِّمةِ: كتاب\u200f مسؤول ١٢",
+    "alef": "الى المُعلِّمةِ: كتـــاب\u200f مسؤول ١٢",
+    "alef_maqsura": "إلي المُعلِّمةِ: كتـــاب\u200f مسؤول ١٢",
+    "teh_marbuta": "إلى المُعلِّمهِ: كتـــاب\u200f مسؤول ١٢",
+    "hamza_carriers": "إلى المُعلِّمةِ: كتـــاب\u200f مسوول ١٢",
+    "digits": "إلى المُعلِّمةِ: كتـــاب\u200f مسؤول 12",
+    "punctuation": "إلى المُعلِّمةِ كتـــاب\u200f مسؤول ١٢",
 }
 ALL = "الي المعلمه كتاب مسوول 12"
 
@@ -42,6 +43,7 @@ def test_one_step_changes_what_it_names_and_nothing_else(step):
     ("step", "text", "expected"),
     [
         ("diacritics", "رَجُلٌ رَجُلاً رَجُلٍ شدّة سُكوْن هٰذا", "رجل رجلا رجل شدة سكون هذا"),
+        ("invisible", "\u200fكتاب\u200e جديد\u00ad\ufeff", "كتاب جديد"),
         ("tatweel", "مـحـمـد ـــ", "محمد"),
         ("alef", "أحمد إيمان آمال ٱلله", "احمد ايمان امال الله"),
         ("alef_maqsura", "على مستشفى", "علي مستشفي"),
