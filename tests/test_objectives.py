@@ -28,10 +28,11 @@ def test_a_learned_temperature_starts_where_it_is_told(initial):
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD])
+@pytest.mark.parametrize("learning_rate", [1.0, 10.0])
 @pytest.mark.parametrize(("sign", "bound"), [(1, 0.01), (-1, 0.5)])
-def test_a_learned_temperature_stays_inside_its_bounds_and_can_come_back(optimizer, sign, bound):
+def test_a_learned_temperature_stays_inside_its_bounds_and_can_come_back(optimizer, learning_rate, sign, bound):
     temperature = LearnableTemperature(0.05, low=0.01, high=0.5)
-    steps = optimizer(temperature.parameters(), lr=1.0)
+    steps = optimizer(temperature.parameters(), lr=learning_rate)
 
     def push(direction: int, times: int) -> None:
         for _ in range(times):
