@@ -249,8 +249,8 @@ def load_sweep(folder: str | Path) -> tuple[pd.DataFrame, dict[str, str]]:
     """The finished runs of a sweep and the errors of those that failed.
 
     Returns:
-        A table, one row a run: its parameters, `name`, and in `trained` and `baseline` the answers by split; and
-        run name → error.
+        A table, one row a run: its parameters, `name`, the numbers of its `history`, and in `trained` and `baseline`
+        the answers by split; and run name → error.
     """
     folder = Path(folder)
     rows, failed = [], {}
@@ -261,7 +261,8 @@ def load_sweep(folder: str | Path) -> tuple[pd.DataFrame, dict[str, str]]:
             continue
         content = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
         answers = {system: _answers(content["answers"][system]) for system in ("trained", "baseline")}
-        rows.append(content["parameters"] | {"name": name} | answers)
+        history = pd.read_csv(run / "history.csv").select_dtypes("number")
+        rows.append(content["parameters"] | {"name": name, "history": history} | answers)
     return pd.DataFrame(rows), failed
 
 
@@ -322,7 +323,7 @@ def findings(runs: pd.DataFrame) -> list[str]:
     control = [best["baseline"][0]["test"]]
     for metric, difference in compare(test, control).items():
         sentences.append(
-            f"On test, asked once for that setting, {_words(metric)} is {summary(test)[metric]}; the lexical baseline "
+            f"On test, asked once for that setting, {words(metric)} is {summary(test)[metric]}; the lexical baseline "
             f"has {summary(control)[metric].estimate:.3f}. Difference {difference}: "
             f"{_verdict(difference, 'the baseline')}."
         )
@@ -332,7 +333,7 @@ def findings(runs: pd.DataFrame) -> list[str]:
             pair = [[splits["dev"] for splits in runs.loc[runs[name] == v, "trained"]] for v in (value, first)]
             for metric, difference in compare(*pair).items():
                 sentences.append(
-                    f"{_words(name)} {value} against {first}, {_words(metric)} on dev: "
+                    f"{words(name)} {value} against {first}, {words(metric)} on dev: "
                     f"{difference}: {_verdict(difference, f'{name} {first}')}."
                 )
     return sentences
@@ -344,9 +345,10 @@ def _verdict(difference: Interval, control: str) -> str:
     return f"{'above' if difference.low > 0 else 'below'} {control}"
 
 
-def _words(name: str) -> str:
+def words(name: str) -> str:
+    """A column's name as a person writes it."""
     return name.replace("_", " ").replace("sts", "STS").replace("spearman", "Spearman")
 
 
 def _parameters(runs: pd.DataFrame) -> list[str]:
-    return [name for name in runs.columns if name not in ("name", "seed", "trained", "baseline")]
+    return [name for name in runs.columns if name not in ("name", "seed", "history", "trained", "baseline")]

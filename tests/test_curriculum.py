@@ -76,9 +76,10 @@ def test_the_error_of_an_empty_stage_says_where_the_triplets_lie():
     difficulty = torch.linspace(0.875, 1.125, 31)
     with pytest.raises(ValueError, match=r"no triplet has difficulty ≤ 0\.3; they lie between 0\.875 and 1\.125") as e:
         ByThreshold()(difficulty, 0.0)
-    suggested = float(re.search(r"threshold of ([\d.]+) would select 33% of them", str(e.value)).group(1))
-    share = (difficulty <= suggested).float().mean().item()
+    found = re.search(r"threshold of ([\d.]+) would select (\d+)% of them", str(e.value))
+    share = (difficulty <= float(found.group(1))).float().mean().item()
     assert share == pytest.approx(1 / 3, abs=0.05)
+    assert share == pytest.approx(int(found.group(2)) / 100, abs=0.05)
 
 
 def test_the_tutorials_thresholds_select_nothing_at_the_difficulties_of_an_untrained_encoder():

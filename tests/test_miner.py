@@ -84,7 +84,7 @@ def test_semi_hard_is_not_the_tutorials():
 
 
 def test_the_semi_hard_band_has_its_lower_end_and_not_its_upper():
-    """s_n = s_p is hard; s_n = s_p − margin is semi-hard. Axis-parallel points have exact cosines 1, 0.5 (of 4) and 0."""
+    """s_n = s_p is hard; s_n = s_p − margin is semi-hard. The cosines here are exact in binary."""
     anchor = torch.tensor([[1.0, 0, 0, 0]])
     positive = torch.tensor([[1.0, 1, 1, 1]])
     pool = torch.tensor([[1.0, -1, -1, 1], [0, 1.0, 0, 0], [-1.0, 0, 0, 0]])  # cosines 0.5, 0, −1
@@ -518,7 +518,7 @@ def test_a_filter_that_leaves_too_few_names_the_anchor_and_the_reasons(monkeypat
         monkeypatch.setattr(search, "BLOCK_NUMBERS", numbers)
         with pytest.raises(ValueError, match=match):
             miner.mine(anchors, positives, POOL, "random", 3, absolute_margin=0.1)
-    with pytest.raises(ValueError, match="anchor 0: the filter leaves 1 of 7 .* 6 same group"):
+    with pytest.raises(ValueError, match=r"anchor 0: the filter leaves 1 of 7 .* 6 same group"):
         miner.mine(ANCHOR, POSITIVE, POOL, "hard", 2, anchor_group=[1], candidate_group=[1, 1, 1, 1, 1, 1, 0])
 
 

@@ -42,7 +42,7 @@ def test_a_learned_temperature_stays_inside_its_bounds_and_can_come_back(optimiz
             assert 0.01 * (1 - 1e-5) <= temperature().item() <= 0.5 * (1 + 1e-5)
 
     push(sign, 500)
-    assert temperature().item() == pytest.approx(bound, rel=0.05)
+    assert temperature().item() == pytest.approx(bound, rel=0.2)
     push(-sign, 1000)
     middle = (0.01 * 0.5) ** 0.5
     assert (temperature().item() - middle) * sign > 0
