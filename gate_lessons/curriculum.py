@@ -3,6 +3,7 @@
 A curriculum looks at the difficulty of every triplet, see `miner.difficulty`, and at how much of the training is done.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -69,10 +70,12 @@ class ByThreshold:
         number = stage_number(progress)
         indices = (difficulty <= self.thresholds[number]).nonzero()[:, 0]
         if not len(indices):
+            share = (number + 1) / 3
+            needed = math.ceil(1000 * float(torch.quantile(difficulty, share))) / 1000
             raise ValueError(
                 f"stage {STAGES[number]!r} is empty: no triplet has difficulty ≤ {self.thresholds[number]}; they lie "
                 f"between {difficulty.min():.3f} and {difficulty.max():.3f}. A threshold of "
-                f"{torch.quantile(difficulty, (number + 1) / 3):.3f} would select {(number + 1) / 3:.0%} of them"
+                f"{needed:.3f} would select {(difficulty <= needed).float().mean():.0%} of them"
             )
         return Stage(STAGES[number], indices)
 

@@ -39,7 +39,7 @@ def info_nce(
     s_p = (anchor * positive).sum(-1) / (length * _norm(positive))
     # One batched product, then division by the lengths: the [B, N, d] tensor is never normalised.
     s_n = torch.bmm(negatives, anchor.unsqueeze(-1)).squeeze(-1) / (length.unsqueeze(-1) * _norm(negatives))
-    logits = torch.cat([s_p.unsqueeze(-1), s_n], dim=-1).float() / temperature
+    logits = _at_least_float32(torch.cat([s_p.unsqueeze(-1), s_n], dim=-1)) / temperature
     loss = torch.logsumexp(logits, dim=-1) - logits[:, 0]
     return _result(loss, return_parts, positive_similarity=s_p, negative_similarity=s_n)
 
@@ -73,7 +73,7 @@ def multiple_negatives_ranking(
         )
     check_temperature(temperature)
     similarity = F.normalize(anchor, dim=-1, eps=EPS) @ F.normalize(candidates, dim=-1, eps=EPS).T
-    logits = similarity.float() / temperature
+    logits = _at_least_float32(similarity) / temperature
     answer = torch.arange(rows, device=anchor.device)
     if mask is not None:
         if mask.shape != logits.shape:
@@ -165,7 +165,7 @@ def cosent(
         raise ValueError(f"one score for each pair: expected [{sentence1.shape[0]}], not {list(score.shape)}")
     check_temperature(temperature)
     similarity = cosine(sentence1, sentence2)
-    scaled = similarity.float() / temperature
+    scaled = _at_least_float32(similarity) / temperature
     wrong = (scaled[:, None] - scaled[None, :])[score[:, None] < score[None, :]]
     loss = torch.logsumexp(torch.cat([wrong, wrong.new_zeros(1)]), dim=0)
     return (loss, {"similarity": similarity.detach()}) if return_parts else loss
@@ -182,8 +182,8 @@ def matryoshka(
         weights: one for each length; 1 each by default, as in sentence-transformers.
 
     Returns:
-        A function with `loss`'s arguments: Σ weight · loss on the first `dim` numbers of every floating-point tensor
-        argument that has two or more axes (the embeddings).
+        A function with `loss`'s arguments, embeddings given by position: Σ weight · loss on the first `dim` numbers of
+        every floating-point tensor among them that has two or more axes.
     """
     weights = [1.0] * len(dims) if weights is None else list(weights)
     if not dims or len(weights) != len(dims):
@@ -209,6 +209,11 @@ def matryoshka(
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Row-wise cosine similarity of [..., d] and [..., d]; 0 where either is the zero vector."""
     return F.cosine_similarity(a, b, dim=-1, eps=EPS)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    """Half precision is too coarse for logits that are divided by a small temperature; float64 stays as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _norm(x: Tensor) -> Tensor:

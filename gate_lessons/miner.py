@@ -83,8 +83,10 @@ def by_category(block: _Block) -> Tensor:
 
     Weighted sampling without replacement by Gumbel noise (Efraimidis and Spirakis 2006; Kool et al. 2019).
     """
-    size = torch.bincount(block.category)[block.category]
-    preference = -size.float().log() - torch.log(-torch.log(block.noise))
+    category = block.category.expand_as(block.allowed)
+    count = torch.zeros(len(category), int(block.category.max()) + 1, device=category.device)
+    size = count.scatter_add_(1, category, block.allowed.float()).gather(1, category).clamp_min(1)
+    preference = -size.log() - torch.log(-torch.log(block.noise))
     return preference.masked_fill(block.category == block.anchor_category, NEVER)
 
 
@@ -161,6 +163,8 @@ def mine(
         raise ValueError(f"one positive for each anchor: {len(anchors)} anchors, {len(positives)} positives")
     if not 1 <= k <= len(candidates):
         raise ValueError(f"k must lie between 1 and the pool's {len(candidates)} sentences, not {k}")
+    if known_positives is not None and len(known_positives) != len(anchors):
+        raise ValueError(f"known_positives must have {len(anchors)} lists, not {len(known_positives)}")
     if strategy == "category" and (anchor_category is None or candidate_category is None):
         raise ValueError("strategy 'category' needs anchor_category and candidate_category")
     device, rows, columns = candidates.device, len(anchors), len(candidates)

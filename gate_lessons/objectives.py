@@ -17,7 +17,8 @@ LOSSES = ("info_nce", "multiple_negatives_ranking", "triplet", "adaptive_triplet
 class LearnableTemperature(nn.Module):
     """A temperature that gradient descent moves, as in CLIP (Radford et al. 2021), kept within bounds.
 
-    log τ runs along a sigmoid from log `low` to log `high`: τ never reaches a bound, so its gradient never dies there.
+    log τ runs along a softsign from log `low` to log `high`: it nears a bound slowly, so that its gradient does not die
+    there, as it would with a clamp.
 
     Args:
         initial: τ at the start, strictly between the bounds.
@@ -31,12 +32,13 @@ class LearnableTemperature(nn.Module):
         bounds = torch.tensor([low, high]).log()
         self.register_buffer("bounds", bounds, persistent=False)
         share = (torch.tensor(initial).log() - bounds[0]) / (bounds[1] - bounds[0])
-        self.position = nn.Parameter(torch.logit(share))
+        inner = 2 * share - 1
+        self.position = nn.Parameter(inner / (1 - inner.abs()))
 
     def forward(self) -> Tensor:
         """τ, a scalar tensor with a gradient."""
         low, high = self.bounds
-        return torch.exp(low + (high - low) * torch.sigmoid(self.position))
+        return torch.exp(low + (high - low) * (0.5 + 0.5 * F.softsign(self.position)))
 
 
 class TripletObjective(nn.Module):

@@ -118,7 +118,14 @@ def run_notebook(notebook: Path, parameters: Mapping[str, Any], folder: Path, hi
     working = folder / f"{notebook.stem}.failed.ipynb"
     try:
         papermill.execute_notebook(
-            notebook, working, dict(parameters), progress_bar=False, kernel_name="python3", cwd=str(Path.cwd())
+            notebook,
+            working,
+            dict(parameters),
+            progress_bar=False,
+            kernel_name="python3",
+            cwd=str(Path.cwd()),
+            # What fails in a cell is raised here; the kernel's own remarks on transport and shutdown say nothing more.
+            extra_arguments=["--IPKernelApp.log_level=50"],
         )
     except papermill.PapermillExecutionError as error:
         raise RunError(f"cell {error.exec_count}: {error.ename}: {error.evalue}") from None

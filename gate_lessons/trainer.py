@@ -63,6 +63,10 @@ class Recipe:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be above 0, not {self.learning_rate}")
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"warmup must lie between 0 and 1, not {self.warmup}")
+        if not self.clip > 0:
+            raise ValueError(f"clip must be above 0, not {self.clip}")
         self.objective()  # checks loss, temperature and margin
 
     def objective(self) -> TripletObjective:
@@ -134,12 +138,16 @@ def train(
             norm = fabric.clip_gradients(model, optimizer, max_norm=recipe.clip)
             optimizer.step()
             optimizer.zero_grad()
+            used = schedule.get_last_lr()[0]
             schedule.step()
             watch.append(_watch(loss, norm, anchor, positive, negative, recipe.margin))
         row = {"epoch": epoch, "stage": stage.name, "triplets": len(stage.indices), "steps": len(watch)}
         row |= {"difficulty": float(difficulty[stage.indices].mean())}
         row |= pd.DataFrame(watch).mean().to_dict()
-        row |= {"learning_rate": schedule.get_last_lr()[0], "temperature": float(objective.temperature())}
+        row |= {
+            "learning_rate": used,
+            "temperature": torch.as_tensor(objective.temperature(), dtype=torch.float64).item(),
+        }
         history.append(row | (evaluate(encoder) if evaluate else {}))
     encoder.cpu()
     return pd.DataFrame(history)
@@ -166,6 +174,7 @@ class _Material:
         self.categories = {"anchor_category": anchor_topic, "candidate_category": candidate_topic}
         self.group = torch.from_numpy(anchor_group)
         place = {key: row for row, key in enumerate(pool["key"])}
+        self.known_positives = [[place[key]] for key in keys[1]]
         self.given = torch.tensor([[place[key]] for key in triplets["negative"].map(normalize)])
 
     def mine(self, encoder: Encoder, recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -183,6 +192,7 @@ class _Material:
             recipe.negatives,
             margin=recipe.margin,
             generator=generator,
+            known_positives=self.known_positives,
             **labels,
         )
         return mined.indices, mined.difficulty()

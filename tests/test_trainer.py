@@ -240,6 +240,12 @@ def test_the_rate_rises_in_the_warm_up_and_falls_to_nothing(options, rows, expec
     assert [rate(step) for step in range(len(expected))] == pytest.approx(expected)
 
 
+def test_gradients_do_not_add_up_over_steps(small):
+    """Nothing moves at this rate, so that one batch of everything has the same gradient at every step."""
+    _, history = _run(small, epochs=4, batch_size=64, learning_rate=1e-12, loss="info_nce")
+    assert history["gradient_norm"].tolist() == pytest.approx([history["gradient_norm"].iloc[0]] * 4, rel=1e-4)
+
+
 def test_every_step_of_a_training_has_a_rate_above_zero(small):
     """A step with rate 0 would be a step that trains nothing: the weights move in each epoch of one step."""
     weights = [_weights(_encoder())]
