@@ -73,17 +73,8 @@ def difficulty_by_strategy(difficulty: Mapping[str, Sequence[float]], ax: "Axes 
     for box, color in zip(boxes["boxes"], COLORS, strict=False):
         box.set_facecolor(color)
     ax.axhline(1, color=BLACK, linestyle="--", linewidth=1)
-    ax.annotate(
-        "above 1: the negative is nearer",
-        (1, 1),
-        (-3, 3),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        ha="right",
-        fontsize=8,
-    )
     ax.set_ylabel("difficulty s(a,n) − s(a,p) + 1")
-    ax.set_title("Difficulty by mining strategy")
+    ax.set_title("Difficulty by strategy (above 1 the negative is nearer)")
     return ax
 
 
@@ -174,9 +165,13 @@ def stability_violations(dynamics: Mapping[str, Mapping[str, float]], ax: "Axes 
 
 
 def similarity_histogram(similarities: Mapping[str, Sequence[float]], ax: "Axes | None" = None) -> "Axes":
-    """Distributions of cosine similarity, such as positives and negatives, over one another."""
+    """Distributions of cosine similarity, such as positives and negatives, over one another.
+
+    Bins are 0.05 wide on one grid, so that any two of these pictures can be compared.
+    """
     ax = _axes(ax)
-    bins = np.linspace(min(map(min, similarities.values())), max(map(max, similarities.values())), 31)
+    values = np.concatenate([np.asarray(values) for values in similarities.values()])
+    bins = np.arange(np.floor(values.min() * 20), np.ceil(values.max() * 20) + 2) / 20
     for (name, values), color in zip(similarities.items(), COLORS, strict=False):
         ax.hist(values, bins=bins, color=color, alpha=0.55, label=f"{name} (mean {np.mean(values):.2f})")
     ax.set_xlabel("cosine similarity")
@@ -277,8 +272,9 @@ def on_circle(angles: Mapping[str, float], margin: float | None = None, ax: "Axe
         x, y = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
         color = {"anchor": BLACK, "positive": GREEN}.get(name, VERMILION)
         ax.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "->", "color": color})
-        ax.annotate(name, (x, y), (1.12 * x, 1.12 * y), ha="center", va="center", color=color)
-    ax.set_xlim(-1.35, 1.35)
+        side = "left" if x > 0.3 else "right" if x < -0.3 else "center"  # away from the arrow's head
+        ax.annotate(name, (x, y), (1.08 * x, 1.12 * y), ha=side, va="center", color=color)
+    ax.set_xlim(-1.7, 1.7)
     ax.set_ylim(-1.35, 1.35)
     ax.set_aspect("equal")
     ax.set_xlabel("cosine similarity to the anchor")
