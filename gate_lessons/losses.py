@@ -123,7 +123,8 @@ def adaptive_triplet(
     """The founding tutorial's own triplet loss: the margin shrinks as the positive arrives.
 
     max(0, s(a,n) − s(a,p) + m·(1 − s(a,p))) + penalty · max(0, s(a,n) − penalty_from), where the margin's s(a,p) is
-    held constant: no gradient flows through it.
+    held constant: no gradient flows through it. Where all embeddings are equal the margin is 0, so that collapse costs
+    only the penalty: lesson 02 shows a training run that falls into it.
 
     Args:
         anchor, positive, negative: [B, d].

@@ -176,7 +176,7 @@ def similarity_histogram(similarities: Mapping[str, Sequence[float]], ax: "Axes 
         ax.hist(values, bins=bins, color=color, alpha=0.55, label=f"{name} (mean {np.mean(values):.2f})")
     ax.set_xlabel("cosine similarity")
     ax.set_ylabel("pairs")
-    ax.legend()
+    ax.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
     return ax
 
 
