@@ -8,7 +8,8 @@ filter adds −∞ for false negatives; the k most preferred are taken.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -56,11 +57,12 @@ class _Block:
     category: Tensor | None = None  # [M] of the candidates
     anchor_category: Tensor | None = None  # [b, 1]
     clusters: Tensor | None = None  # [M] of the candidates
-    noise: Tensor = field(init=False)  # [b, M] uniform in (0, 1)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def noise(self) -> Tensor:
+        """[b, M] uniform in (0, 1), drawn only for strategies that look at it."""
         noise = torch.rand(self.similarity.shape, generator=self.generator)
-        self.noise = noise.to(self.similarity.device).clamp_min(1e-12)
+        return noise.to(self.similarity.device).clamp_min(1e-12)
 
 
 def random(block: _Block) -> Tensor:
@@ -265,7 +267,8 @@ def within_relative_margin(positive_similarity: Tensor, negative_similarity: Ten
     Args:
         positive_similarity: s(a,p), [Q, 1] (or any shape that broadcasts).
         negative_similarity: s(a,n), [Q, M].
-        relative_margin: a share of s(a,p); the paper's 0.05 keeps s(a,n) ≤ 0.95·s(a,p).
+        relative_margin: a share of s(a,p); the paper's 0.05 keeps s(a,n) ≤ 0.95·s(a,p). Meant for s(a,p) > 0: where the
+            positive is at a negative similarity, the rule keeps negatives that are nearer than it.
 
     Returns:
         [Q, M] booleans.

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK_NUMBERS = 2**23  # similarities held at once: 32 MB in float32
+BLOCK_NUMBERS = 2**21  # similarities held at once: 8 MB in float32, and as much again for each mask or copy of them
 
 
 def top_k(queries: Tensor, corpus: Tensor, k: int) -> tuple[Tensor, Tensor]:

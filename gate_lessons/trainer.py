@@ -99,6 +99,7 @@ def train(
 
     Returns:
         The history, one row for each epoch: epoch, stage, triplets, steps, loss (mean over the steps), difficulty,
+        shortfall (share of mined negatives that the strategy could not give, so that random ones stand in),
         positive_similarity, negative_similarity, similarity_gap and violation_rate (share of triplets inside the
         recipe's margin) as seen while training, gradient_norm, learning_rate, temperature, and what `evaluate` gave.
 
@@ -122,7 +123,7 @@ def train(
     history = []
     for epoch in range(recipe.epochs):
         if epoch % recipe.remine_every == 0:
-            negatives, difficulty = material.mine(encoder, recipe, generator)
+            negatives, difficulty, shortfall = material.mine(encoder, recipe, generator)
         stage = curriculum(difficulty, epoch / recipe.epochs)
         watch = []
         encoder.train()
@@ -142,7 +143,7 @@ def train(
             schedule.step()
             watch.append(_watch(loss, norm, anchor, positive, negative, recipe.margin))
         row = {"epoch": epoch, "stage": stage.name, "triplets": len(stage.indices), "steps": len(watch)}
-        row |= {"difficulty": float(difficulty[stage.indices].mean())}
+        row |= {"difficulty": float(difficulty[stage.indices].mean()), "shortfall": shortfall}
         row |= pd.DataFrame(watch).mean().to_dict()
         row |= {
             "learning_rate": used,
@@ -177,12 +178,12 @@ class _Material:
         self.known_positives = [[place[key]] for key in keys[1]]
         self.given = torch.tensor([[place[key]] for key in triplets["negative"].map(normalize)])
 
-    def mine(self, encoder: Encoder, recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Negatives [T, k] as rows of the pool and the triplets' difficulty [T], for the encoder as it is now."""
+    def mine(self, encoder: Encoder, recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
+        """For the encoder as it is now: negatives [T, k] as rows of the pool, difficulty [T], the share of shortfall."""
         anchors, positives, pool = (encoder.encode(texts) for texts in (self.anchors, self.positives, self.pool))
         if recipe.strategy == GIVEN:
             similarity = cosine(anchors, pool[self.given[:, 0]])
-            return self.given, miner.difficulty(cosine(anchors, positives), similarity)
+            return self.given, miner.difficulty(cosine(anchors, positives), similarity), 0.0
         labels = self.labels | (self.categories if recipe.strategy == "category" else {})
         mined = miner.mine(
             anchors,
@@ -195,7 +196,7 @@ class _Material:
             known_positives=self.known_positives,
             **labels,
         )
-        return mined.indices, mined.difficulty()
+        return mined.indices, mined.difficulty(), float(mined.shortfall.sum() / mined.indices.numel())
 
     def embed(self, encoder: Encoder, rows: Tensor, negatives: Tensor, fabric) -> tuple[Tensor, Tensor, Tensor]:
         """Anchors [B, d], positives [B, d], negatives [B, k, d], in one pass through the encoder."""

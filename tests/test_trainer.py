@@ -22,6 +22,7 @@ COLUMNS = [
     "triplets",
     "steps",
     "difficulty",
+    "shortfall",
     "loss",
     "positive_similarity",
     "negative_similarity",
@@ -325,6 +326,7 @@ def test_mined_negatives_are_trained_on_and_never_of_the_anchors_meaning(monkeyp
             negatives = texts[2 * size + 3 * row : 2 * size + 3 * row + 3]
             assert set(negatives) <= wanted[number // 2][texts[row]]
     np.testing.assert_allclose(history["difficulty"], [m.difficulty().mean() for m in mined], rtol=1e-5)
+    np.testing.assert_allclose(history["shortfall"], [m.shortfall.sum() / m.indices.numel() for m in mined], rtol=1e-5)
 
 
 @pytest.mark.parametrize(("every", "epochs", "expected"), [(1, 4, 4), (2, 5, 3), (3, 4, 2), (9, 4, 1)])
