@@ -22,14 +22,14 @@ $(READY): pyproject.toml constraints.txt
 		{ echo "Python could not make $(VENV); on Debian and Ubuntu install python3-venv, then run the same command again" >&2; exit 1; }
 	@$(call install,.)
 
-$(READY)-test: $(READY)-test # what only the tests and benchmarks need, the peers among it
+$(READY)-test: $(READY) # what only the tests and benchmarks need, the peers among it
 	@$(call install,.[test])
 
 define install
 echo "Installing into $(VENV); the first time takes a few minutes." >&2; \
 $(BIN)/pip install --quiet --disable-pip-version-check $(if $(WHEELHOUSE),--no-index --find-links $(WHEELHOUSE)) \
 	--constraint constraints.txt --editable '$(1)' || { echo "The installation failed: mend what pip's last lines name \
-	(network? disk space?), then run the same command again" >&2; exit 1; }; \
+	(network? disk space? a wheelhouse of another kind of machine?), then run the same command again" >&2; exit 1; }; \
 touch $@
 endef
 
@@ -37,7 +37,7 @@ lab: $(READY) ## open the course in JupyterLab
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
 test: $(READY)-test lint ## run every test: units, lessons, reports
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --nbval tests notebooks/0*.ipynb
 
 report: $(READY) ## train 12 times on the course's corpus and compare the runs in an HTML page
 	$(BIN)/python -m gate_lessons report --temperature 0.05 0.15 --strategy random semi_hard hard --seed 0 1 --out $(REPORT)

@@ -121,10 +121,12 @@ def _cosent_mistake(direction: int, with_one: bool) -> Callable[..., Tensor]:
     return mistake
 
 
-def _matryoshka_info_nce(
+def matryoshka_info_nce(
     anchor: Tensor, positive: Tensor, negatives: Tensor, temperature: float, dims: Sequence[int]
 ) -> Tensor:
-    return losses.matryoshka(losses.info_nce, dims)(anchor, positive, negatives, temperature=temperature)
+    """InfoNCE on the first `dim` numbers of each embedding, summed over `dims`: what `losses.matryoshka` makes of it."""
+    prefixes = ((anchor[..., :dim], positive[..., :dim], negatives[..., :dim]) for dim in dims)
+    return sum(losses.info_nce(*prefix, temperature) for prefix in prefixes)
 
 
 def _last_dims_info_nce(anchor, positive, negatives, temperature, dims):
@@ -132,7 +134,7 @@ def _last_dims_info_nce(anchor, positive, negatives, temperature, dims):
 
 
 def _mean_matryoshka(anchor, positive, negatives, temperature, dims):
-    return _matryoshka_info_nce(anchor, positive, negatives, temperature, dims) / len(dims)
+    return matryoshka_info_nce(anchor, positive, negatives, temperature, dims) / len(dims)
 
 
 def fold_alef(word: str) -> str:
@@ -326,7 +328,7 @@ EXERCISES: dict[str, Exercise] = {
         },
     ),
     "matryoshka": Exercise(
-        _matryoshka_info_nce,
+        matryoshka_info_nce,
         [(*_one_hard_negative(4, 8, 3, 11), 0.1, (8, 4, 2)), (*_one_hard_negative(3, 16, 2, 12), 0.5, (16, 4))],
         {
             "the last numbers are taken, not the first": _last_dims_info_nce,

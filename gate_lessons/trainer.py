@@ -179,7 +179,7 @@ class _Material:
         self.given = torch.tensor([[place[key]] for key in triplets["negative"].map(normalize)])
 
     def mine(self, encoder: Encoder, recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
-        """For the encoder as it is now: negatives [T, k] as rows of the pool, difficulty [T], the share of shortfall."""
+        """For the encoder as it is now: negatives [T, k] as rows of the pool, difficulty [T], share of shortfall."""
         anchors, positives, pool = (encoder.encode(texts) for texts in (self.anchors, self.positives, self.pool))
         if recipe.strategy == GIVEN:
             similarity = cosine(anchors, pool[self.given[:, 0]])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from gate_lessons import losses
 from gate_lessons.exercises import EXERCISES, check, solution
 
 MISTAKES = [(name, cause) for name, exercise in EXERCISES.items() for cause in exercise.mistakes]
@@ -77,3 +78,9 @@ def test_an_unknown_exercise_lists_those_there_are():
 def test_the_solution_is_shown_on_request(name, capsys):
     solution(name)
     assert "def " in capsys.readouterr().out
+
+
+def test_the_matryoshka_solution_is_what_the_library_does():
+    for *arguments, temperature, dims in EXERCISES["matryoshka"].inputs:
+        expected = losses.matryoshka(losses.info_nce, dims)(*arguments, temperature=temperature)
+        torch.testing.assert_close(EXERCISES["matryoshka"].solution(*arguments, temperature, dims), expected)

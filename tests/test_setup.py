@@ -68,6 +68,18 @@ def test_make_without_a_target_lists_every_target():
         assert re.search(rf"^  make {target} +\w", listed, re.MULTILINE), target
 
 
+def test_every_target_can_be_made_from_a_clean_checkout(tmp_path):
+    """A dry run: no circular or missing prerequisite, and what tests need is installed after the core."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_text((ROOT / name).read_text("utf-8"), encoding="utf-8")
+    for target in ("lab", "test", "report", "course", "evidence", "bench", "wheelhouse", "lint"):
+        ran = subprocess.run(["make", "--dry-run", target], cwd=tmp_path, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stderr == ""
+        assert ran.stdout.index("-m venv") < ran.stdout.index("--editable '.'")
+        assert ("--editable '.[test]'" in ran.stdout) == (target in ("test", "evidence", "bench", "lint"))
+
+
 def test_an_old_python_is_refused_in_one_sentence(tmp_path):
     old = tmp_path / "python3"
     old.write_text("#!/bin/sh\nexit 1\n")  # what the version check exits with
