@@ -124,7 +124,7 @@ def _cosent_mistake(direction: int, with_one: bool) -> Callable[..., Tensor]:
 def matryoshka_info_nce(
     anchor: Tensor, positive: Tensor, negatives: Tensor, temperature: float, dims: Sequence[int]
 ) -> Tensor:
-    """InfoNCE on the first `dim` numbers of each embedding, summed over `dims`: what `losses.matryoshka` makes of it."""
+    """InfoNCE on the first `dim` numbers of each embedding, summed over `dims`, as `losses.matryoshka` does."""
     prefixes = ((anchor[..., :dim], positive[..., :dim], negatives[..., :dim]) for dim in dims)
     return sum(losses.info_nce(*prefix, temperature) for prefix in prefixes)
 

@@ -145,3 +145,24 @@ def test_the_list_of_lessons_names_them_all():
     ran = subprocess.run([sys.executable, "-m", "gate_lessons", "lessons"], capture_output=True, text=True, check=True)
     for name in NAMES:
         assert name in ran.stdout
+
+
+def test_the_readme_and_the_guide_give_each_lessons_question_and_minutes(lesson):
+    opening = source(read(lesson)[0])
+    question = " ".join(re.search(r"\*\*The question:\*\*(.*?)\n\n", opening, re.DOTALL)[1].split())
+    minutes = re.search(r"reading (\d+) min.*?exercises (\d+) min", opening, re.DOTALL).groups()
+    root = report.NOTEBOOKS.parent
+    row = f"| [{lesson.stem}](notebooks/{lesson.stem}.ipynb) | {question} | {sum(map(int, minutes))} |"
+    assert row in (root / "README.md").read_text("utf-8")
+    guide = (root / "docs" / "instructors.md").read_text("utf-8")
+    reading, exercises = minutes
+    pattern = rf"^\| {lesson.stem[:2]} \| .+ \| {reading} \| {exercises} \| {sum(map(int, minutes))} \|$"
+    assert re.search(pattern, guide, re.MULTILINE)
+    assert re.search(rf"^### {lesson.stem[:2]} .+\(reading {reading}, exercises {exercises}\)$", guide, re.MULTILINE)
+
+
+def test_the_guide_names_the_mistakes_that_the_checks_know():
+    guide = (report.NOTEBOOKS.parent / "docs" / "instructors.md").read_text("utf-8")
+    for exercise in EXERCISES.values():
+        for cause in exercise.mistakes:
+            assert cause in guide
