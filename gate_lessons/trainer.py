@@ -104,8 +104,9 @@ def train(
         recipe's margin) as seen while training, gradient_norm, learning_rate, temperature, and what `evaluate` gave.
 
     Raises:
-        ValueError: CUDA asked for where there is none; an empty stage of the curriculum.
-        FloatingPointError: the loss is NaN or infinite; the message names epoch and step.
+        ValueError: CUDA asked for where there is none; an empty stage of the curriculum; a metric of `evaluate` that is
+            called like a column of the history.
+        FloatingPointError: the loss, or a weight before mining, is NaN or infinite; the message names the epoch.
     """
     # Fabric takes two seconds to import, so only those who train pay for it.
     from lightning_fabric import Fabric
@@ -120,9 +121,12 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate(recipe, len(triplets)))
     generator = torch.Generator().manual_seed(recipe.seed)
     material = _Material(triplets)
+    advice = f"lower the learning rate ({rate}) or, if the loss has one, raise the temperature ({recipe.temperature})"
     history = []
     for epoch in range(recipe.epochs):
         if epoch % recipe.remine_every == 0:
+            if not all(torch.isfinite(weight).all() for weight in encoder.parameters()):
+                raise FloatingPointError(f"the encoder's weights are NaN or infinite before epoch {epoch}: {advice}")
             negatives, difficulty, shortfall = material.mine(encoder, recipe, generator)
         stage = curriculum(difficulty, epoch / recipe.epochs)
         watch = []
@@ -131,10 +135,7 @@ def train(
             anchor, positive, negative = material.embed(encoder, rows, negatives[rows], fabric)
             loss = objective(anchor, positive, negative, material.group[rows].to(fabric.device))
             if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss is {loss.item()} at epoch {epoch}, step {step}: lower the learning rate "
-                    f"({rate}) or raise the temperature ({recipe.temperature})"
-                )
+                raise FloatingPointError(f"the loss is {loss.item()} at epoch {epoch}, step {step}: {advice}")
             fabric.backward(loss)
             norm = fabric.clip_gradients(model, optimizer, max_norm=recipe.clip)
             optimizer.step()
@@ -149,7 +150,10 @@ def train(
             "learning_rate": used,
             "temperature": torch.as_tensor(objective.temperature(), dtype=torch.float64).item(),
         }
-        history.append(row | (evaluate(encoder) if evaluate else {}))
+        held_out = evaluate(encoder) if evaluate else {}
+        if clash := row.keys() & held_out.keys():
+            raise ValueError(f"evaluate gives {min(clash)!r}, which the history already has; name it dev_{min(clash)}")
+        history.append(row | held_out)
     encoder.cpu()
     return pd.DataFrame(history)
 
@@ -278,5 +282,8 @@ def dynamics(history: pd.DataFrame) -> dict[str, float | str]:
 
 
 def stability(losses: Sequence[float]) -> float:
-    """1 / (1 + standard deviation of the last five losses): 1 where they are equal, towards 0 the more they jump."""
+    """1 / (1 + standard deviation of the last five losses): 1 where they are equal, towards 0 the more they differ.
+
+    It cannot tell jumps from a steady fall, or from a curriculum's change of stage.
+    """
     return float(1 / (1 + np.std(np.asarray(losses, float)[-5:])))

@@ -322,3 +322,10 @@ def test_an_encoder_on_cuda_encodes_as_on_the_cpu():
     found = encoder.to("cuda").encode(TEXTS)
     assert found.device.type == "cpu"
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_a_layer_can_be_trained_on_what_encode_gives():
+    embeddings = NGramEncoder(width=8, buckets=2**8).encode(["جملة أولى", "جملة ثانية"])
+    layer = torch.nn.Linear(8, 1)
+    layer(embeddings).sum().backward()
+    assert layer.weight.grad.abs().sum() > 0

@@ -416,6 +416,25 @@ def test_a_learning_rate_that_explodes_stops_too(small):
         _run(small, learning_rate=1e38, warmup=0.0)
 
 
+def test_broken_weights_are_named_before_they_are_mined_with(small):
+    """An epoch's last step can break the weights without a broken loss; mining must not be what complains."""
+
+    def break_weights(encoder) -> dict[str, float]:
+        with torch.no_grad():
+            encoder.vectors.weight[0, 0] = float("nan")
+        return {}
+
+    with pytest.raises(
+        FloatingPointError, match=r"weights are NaN or infinite before epoch 1: lower the learning rate"
+    ):
+        _run(small, options={"evaluate": break_weights}, strategy="hard")
+
+
+def test_a_metric_called_like_a_column_is_refused(small):
+    with pytest.raises(ValueError, match=r"evaluate gives 'loss', which the history already has; name it dev_loss"):
+        _run(small, options={"evaluate": lambda encoder: {"loss": 1.0}})
+
+
 def test_a_table_needs_neither_topic_nor_more_than_one_triplet(small):
     _, history = _run(small.drop(columns=["topic", "phenomenon"]), strategy="hard")
     assert len(history) == 3
