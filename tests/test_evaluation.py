@@ -1,3 +1,4 @@
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -6,8 +7,8 @@ import pytest
 from scipy import stats
 
 from gate_lessons import metrics
-from gate_lessons.data import load_corpus, sts_pairs
-from gate_lessons.evaluation import Answers, HeldOut, compare, evaluate, summary
+from gate_lessons.data import DataError, load_corpus, sts_pairs
+from gate_lessons.evaluation import Answers, HeldOut, compare, evaluate, load_task, summary
 from gate_lessons.metrics import Interval
 
 # Similarity of each pair of texts, so that every metric can be counted by hand.
@@ -136,3 +137,48 @@ def test_the_held_out_questions_of_groups_are_distant_paraphrases_against_contra
         roles = sentences[row.group]
         assert (row.anchor, row.positive, row.negative) == (roles["anchor"], roles["distant"], roles["contradiction"])
     pd.testing.assert_frame_equal(held_out.sts, sts_pairs(groups))
+
+
+# ---------------------------------------------------------------------------------------------- tasks
+
+
+def _write(path, rows) -> str:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def _rows(splits: Sequence[str | None]) -> list[dict]:
+    sides = ("anchor", "positive", "negative")
+    rows = [{side: f"جملة {side} {number}" for side in sides} for number in range(len(splits))]
+    return [row | ({"split": split} if split else {}) for row, split in zip(rows, splits, strict=True)]
+
+
+def test_the_corpus_task_tests_distant_paraphrases_of_other_groups_than_it_trains_on():
+    task = load_task()
+    groups = {split: {g.id for g in load_corpus(split)} for split in ("train", "dev", "test")}
+    assert set(task.train["group"]) == groups["train"]
+    assert set(task.dev.triplets["group"]) == groups["dev"]
+    assert set(task.test.triplets["group"]) == groups["test"]
+    distant = {g.anchor: g.paraphrases[1] for g in load_corpus("test")}
+    assert dict(zip(task.test.triplets["anchor"], task.test.triplets["positive"], strict=True)) == distant
+    assert len(task.test.sts) > 0
+
+
+def test_a_file_with_splits_keeps_them(tmp_path):
+    task = load_task(_write(tmp_path / "t.jsonl", _rows(["train", "train", "dev", "test"])))
+    assert [len(task.train), len(task.dev.triplets), len(task.test.triplets)] == [2, 1, 1]
+    assert task.dev.triplets["anchor"].tolist() == ["جملة anchor 2"]
+
+
+def test_a_file_without_splits_is_split_by_anchor(tmp_path):
+    rows = _rows([None] * 40)
+    task = load_task(_write(tmp_path / "t.jsonl", rows + rows))  # each anchor twice
+    parts = [set(table["anchor"]) for table in (task.train, task.dev.triplets, task.test.triplets)]
+    assert [len(part) for part in parts] == [28, 4, 8]
+    assert len(set.union(*parts)) == 40
+
+
+def test_a_file_that_lacks_a_split_is_refused(tmp_path):
+    path = _write(tmp_path / "t.jsonl", _rows(["train", "test"]))
+    with pytest.raises(DataError, match=r"t\.jsonl: no rows with split 'dev'"):
+        load_task(path)
