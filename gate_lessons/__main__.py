@@ -69,7 +69,7 @@ def report(
         _fail(error)
     print(out / "index.html")
     if failed:
-        _fail(f"{failed} runs failed; {out / 'index.html'} says why")
+        _fail(f"failed runs: {failed}; {out / 'index.html'} says why")
 
 
 def _fail(error: object) -> None:

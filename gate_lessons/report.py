@@ -181,7 +181,7 @@ def sweep(grid: Mapping[str, Sequence[Any]], out: Path, jobs: int) -> int:
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     names = [run_name(combination) for combination in combinations]
     todo = [(n, c) for n, c in zip(names, combinations, strict=True) if not _is_done(out / "runs" / n, c)]
-    print(f"{len(combinations)} runs, {len(combinations) - len(todo)} of them already done", file=sys.stderr)
+    print(f"runs: {len(combinations)}, already done: {len(combinations) - len(todo)}", file=sys.stderr)
     work = (delayed(_run_one)(combination, out / "runs" / name) for name, combination in todo)
     results = Parallel(n_jobs=min(jobs, max(1, len(todo))), return_as="generator_unordered")(work)
     for _ in tqdm(results, total=len(todo), desc="runs", unit="run"):

@@ -36,7 +36,7 @@ class Recipe:
         learning_rate: of AdamW at its highest, after the warm-up; the encoder's own `learning_rate` when not given.
         warmup: share of all steps in which the rate rises; then it falls linearly to 0.
         clip: largest norm of a gradient.
-        seed: of batches, mining and nothing hidden.
+        seed: of batches, mining and dropout; the encoder's own start has a seed of its own.
     """
 
     loss: str = "multiple_negatives_ranking"
@@ -120,6 +120,7 @@ def train(
     model, optimizer = fabric.setup(learned, optimizer)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate(recipe, len(triplets)))
     generator = torch.Generator().manual_seed(recipe.seed)
+    torch.manual_seed(recipe.seed)  # for a transformer's dropout, which knows no other generator
     material = _Material(triplets)
     advice = f"lower the learning rate ({rate}) or, if the loss has one, raise the temperature ({recipe.temperature})"
     history = []
@@ -145,11 +146,8 @@ def train(
             watch.append(_watch(loss, norm, anchor, positive, negative, recipe.margin))
         row = {"epoch": epoch, "stage": stage.name, "triplets": len(stage.indices), "steps": len(watch)}
         row |= {"difficulty": float(difficulty[stage.indices].mean()), "shortfall": shortfall}
-        row |= pd.DataFrame(watch).mean().to_dict()
-        row |= {
-            "learning_rate": used,
-            "temperature": torch.as_tensor(objective.temperature(), dtype=torch.float64).item(),
-        }
+        row |= pd.DataFrame(watch).mean().to_dict() | {"learning_rate": used}
+        row |= {"temperature": torch.as_tensor(objective.temperature(), dtype=torch.float64).item()}
         held_out = evaluate(encoder) if evaluate else {}
         if clash := row.keys() & held_out.keys():
             raise ValueError(f"evaluate gives {min(clash)!r}, which the history already has; name it dev_{min(clash)}")

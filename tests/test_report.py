@@ -103,7 +103,7 @@ def test_every_run_leaves_its_notebook_page_metrics_and_history(sweep):
 
 def test_the_index_has_findings_tables_pictures_and_links_and_fetches_nothing(sweep):
     page = (sweep / "index.html").read_text("utf-8")
-    assert "2 runs finished, 0 failed" in page
+    assert "Runs finished: 2, failed: 0" in page
     assert "On test, asked once for that setting" in page
     assert "lexical baseline" in page
     assert page.count("data:image/png;base64") >= 2
@@ -130,7 +130,7 @@ def test_the_same_command_again_runs_only_what_is_missing(sweep):
     (removed / "metrics.json").unlink()
     ran = command("report", *GOOD, "--out", str(sweep))
     assert ran.returncode == 0, ran.stderr
-    assert "2 runs, 1 of them already done" in ran.stderr
+    assert "runs: 2, already done: 1" in ran.stderr
     assert (kept / "metrics.json").stat().st_mtime_ns == before
     assert (removed / "metrics.json").is_file()
 
@@ -139,12 +139,12 @@ def test_a_failing_run_is_shown_and_the_others_finish(tmp_path):
     words = ["report", "--strategy", "nearest", "random", "--epochs", "1", "--out", str(tmp_path)]
     ran = command(*words)
     assert ran.returncode == 1
-    assert "1 runs failed" in ran.stderr
+    assert "failed runs: 1" in ran.stderr
     page = (tmp_path / "index.html").read_text("utf-8")
-    assert "1 runs finished, 1 failed" in page
+    assert "Runs finished: 1, failed: 1" in page
     assert "unknown strategy" in page
     again = command(*words)
-    assert "2 runs, 1 of them already done" in again.stderr
+    assert "runs: 2, already done: 1" in again.stderr
 
 
 # ---------------------------------------------------------------------------------------------- sentences and pages
