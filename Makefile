@@ -43,7 +43,8 @@ report: $(READY) ## train 12 times on the course's corpus and compare the runs i
 	$(BIN)/python -m gate_lessons report --temperature 0.05 0.15 --strategy random semi_hard hard --seed 0 1 --out $(REPORT)
 
 course: $(READY) ## execute every lesson in place, so that the stored outputs are those of the code
-	$(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace notebooks/0*.ipynb
+	$(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace \
+		--ExecutePreprocessor.record_timing=False notebooks/0*.ipynb
 
 evidence: $(READY)-test ## measure quality on every data set that is here, into benchmarks/evidence/
 	$(BIN)/python -m benchmarks.quality
