@@ -171,7 +171,8 @@ def similarity_histogram(similarities: Mapping[str, Sequence[float]], ax: "Axes 
     """
     ax = _axes(ax)
     values = np.concatenate([np.asarray(values) for values in similarities.values()])
-    bins = np.arange(np.floor(values.min() * 20), np.ceil(values.max() * 20) + 2) / 20
+    low, high = (20 * values.min()).round(6), (20 * values.max()).round(6)  # a cosine of 1 + 1e-8 is 1
+    bins = np.arange(np.floor(low), max(np.ceil(high), np.floor(low) + 1) + 1) / 20
     for (name, values), color in zip(similarities.items(), COLORS, strict=False):
         ax.hist(values, bins=bins, color=color, alpha=0.55, label=f"{name} (mean {np.mean(values):.2f})")
     ax.set_xlabel("cosine similarity")
