@@ -21,16 +21,19 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || \
 		{ echo "Python could not make $(VENV); on Debian and Ubuntu install python3-venv, then run the same command again" >&2; exit 1; }
 	@$(call install,.)
+	@# JupyterLab would look for updates and news at each start; the course needs no network.
+	@$(BIN)/jupyter labextension disable @jupyterlab/apputils-extension:announcements 2>/dev/null
+	@touch $@
 
 $(READY)-test: $(READY) # what only the tests and benchmarks need, the peers among it
 	@$(call install,.[test])
+	@touch $@
 
 define install
 echo "Installing into $(VENV); the first time takes a few minutes." >&2; \
 $(BIN)/pip install --quiet --disable-pip-version-check $(if $(WHEELHOUSE),--no-index --find-links $(WHEELHOUSE)) \
 	--constraint constraints.txt --editable '$(1)' || { echo "The installation failed: mend what pip's last lines name \
-	(network? disk space? a wheelhouse of another kind of machine?), then run the same command again" >&2; exit 1; }; \
-touch $@
+	(network? disk space? a wheelhouse of another kind of machine?), then run the same command again" >&2; exit 1; }
 endef
 
 lab: $(READY) ## open the course in JupyterLab
