@@ -114,21 +114,18 @@ def test_random_draws_without_repeats_and_depends_on_the_generator_only():
     assert torch.equal(default, miner.mine(a, p, pool, "random", 5, generator=_generator(0)).indices)
 
 
+def _mine_by_category(draws: int, category: list[int], **options) -> miner.Mined:
+    """One negative for each of `draws` equal anchors of category 2, from a random pool."""
+    anchors, positives = ANCHOR.expand(draws, 2), POSITIVE.expand(draws, 2)
+    options |= {"anchor_category": [2] * draws, "candidate_category": category}
+    return miner.mine(anchors, positives, _random(len(category), 2), "category", 1, **options)
+
+
 def test_category_draws_every_other_category_as_often_and_never_the_anchors():
     draws = 3000
     sizes = {0: 30, 1: 2, 2: 10, 3: 50}
     category = [name for name, size in sizes.items() for _ in range(size)]
-    pool = _random(len(category), 2)
-    mined = miner.mine(
-        ANCHOR.expand(draws, 2),
-        POSITIVE.expand(draws, 2),
-        pool,
-        "category",
-        1,
-        anchor_category=[2] * draws,
-        candidate_category=category,
-        generator=_generator(1),
-    )
+    mined = _mine_by_category(draws, category, generator=_generator(1))
     drawn = torch.tensor(category)[mined.indices[:, 0]]
     counts = np.bincount(drawn, minlength=4)
     assert counts[2] == 0 and mined.shortfall.sum() == 0
@@ -148,18 +145,8 @@ def test_category_fills_up_from_the_anchors_own_only_when_the_others_run_out():
 
 def test_category_counts_only_what_the_filter_leaves():
     """45 of the 50 sentences of category 0 are positives; it is still drawn as often as category 1."""
-    draws, pool = 2000, _random(55, 2)
-    category = [0] * 50 + [1] * 5
-    mined = miner.mine(
-        ANCHOR.expand(draws, 2),
-        POSITIVE.expand(draws, 2),
-        pool,
-        "category",
-        1,
-        anchor_category=[2] * draws,
-        candidate_category=category,
-        known_positives=[list(range(45))] * draws,
-    )
+    draws, category = 2000, [0] * 50 + [1] * 5
+    mined = _mine_by_category(draws, category, known_positives=[list(range(45))] * draws)
     share = torch.tensor(category)[mined.indices[:, 0]].float().mean().item()
     assert share == pytest.approx(0.5, abs=0.05)  # more than four standard errors
 
