@@ -4,17 +4,20 @@ import os
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from gate_lessons import report as reports
+from gate_lessons.audit import audit_files
+from gate_lessons.data import CORPUS, SPLITS, DataError, Group, load_groups
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Run lessons and reports with other parameters.",
+    help="Run lessons and reports with other parameters; look at the corpus.",
 )
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 Out = Annotated[Path, typer.Option(help="Folder to write into.")]
@@ -70,6 +73,47 @@ def report(
     print(out / "index.html")
     if failed:
         _fail(f"failed runs: {failed}; {out / 'index.html'} says why")
+
+
+@app.command()
+def corpus(
+    check: Annotated[bool, typer.Option("--check", help="Measure every figure against its bound.")] = False,
+    folder: Annotated[Path, typer.Option(help="Folder with groups.jsonl, sts.jsonl and spellings.txt.")] = CORPUS,
+) -> None:
+    """Count the corpus by topic, or (--check) measure whether it is fit to teach; fails where a figure misses its bound.
+
+    Example: python -m gate_lessons corpus --check
+    """
+    try:
+        groups = load_groups(folder / "groups.jsonl")
+        missed = _check_corpus(groups, folder) if check else _count_corpus(groups)
+    except (DataError, OSError) as error:
+        _fail(error)
+    if missed:
+        _fail(f"{missed} figure{'s miss their bounds' if missed > 1 else ' misses its bound'}")
+
+
+def _check_corpus(groups: list[Group], folder: Path) -> int:
+    """Print each figure as it comes; how many miss their bound."""
+    missed = 0
+    for figure in audit_files(groups, folder):
+        name, value, bound = figure.cells()
+        print(f"{'ok  ' if figure.holds else 'MISS'} {value:>8} {bound:>16}  {name}", flush=True)
+        if not figure.holds:
+            missed += 1
+            print("".join(f"{'':30}{offender}\n" for offender in figure.offenders[:10]), end="")
+    return missed
+
+
+def _count_corpus(groups: list[Group]) -> int:
+    rows = pd.DataFrame([(g.topic, g.split, bool(g.dialects)) for g in groups], columns=["topic", "split", "dialects"])
+    counts = pd.crosstab(rows["topic"], rows["split"], margins=True, margins_name="all")[[*SPLITS, "all"]]
+    table = Table("topic", *counts.columns, "with dialects")
+    spoken = rows.groupby("topic")["dialects"].sum()
+    for topic, row in counts.iterrows():
+        table.add_row(str(topic), *map(str, row), str(spoken.get(topic, spoken.sum())))
+    Console().print(table)
+    return 0
 
 
 def _fail(error: object) -> None:
