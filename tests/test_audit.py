@@ -36,7 +36,7 @@ def measure(groups: list[Group], name: str, spellings: str = "") -> Figure:
 @pytest.fixture
 def splits() -> list[Group]:
     """Ten groups of one template that differ in one word, of all splits."""
-    words = "أحمر أخضر أزرق أصفر أبيض أسود بني رمادي وردي ذهبي".split()
+    words = ["أحمر", "أخضر", "أزرق", "أصفر", "أبيض", "أسود", "بني", "رمادي", "وردي", "ذهبي"]
     names = ["train"] * 7 + ["dev"] + ["test"] * 2
     return [
         group(
