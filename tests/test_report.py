@@ -37,7 +37,7 @@ def test_values_take_the_type_of_the_notebooks_default():
         (["--temprature", "0.1"], "run.ipynb has no parameter 'temprature'; did you mean --temperature?"),
         (["--nonsense", "1"], "run.ipynb has no parameter 'nonsense'; it has temperature, strategy"),
         (["--out", "x"], "no parameter 'out'"),
-        (["--temperature", "warm"], "--temperature takes float, such as 0.15, not 'warm'"),
+        (["--temperature", "warm"], "--temperature takes float, such as 0.05, not 'warm'"),
         (["--seed", "1.5"], "--seed takes int, such as 0, not '1.5'"),
         (["--seed"], "--seed has no value"),
         (["--seed", "1", "--seed", "2"], "--seed is given twice"),

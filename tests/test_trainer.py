@@ -262,8 +262,8 @@ def test_the_history_records_the_rate_of_the_epochs_last_step(small):
 
 def test_the_encoders_own_learning_rate_is_used_where_the_recipe_names_none(small):
     own = _encoder()
-    own.learning_rate = 0.03
-    named, _ = _run(small, learning_rate=0.03, epochs=1)
+    own.learning_rate = 0.07
+    named, _ = _run(small, learning_rate=0.07, epochs=1)
     assert torch.equal(_weights(_run(small, own, epochs=1)[0]), _weights(named))
     assert not torch.equal(_weights(_run(small, epochs=1)[0]), _weights(named))
 
