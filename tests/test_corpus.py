@@ -1,74 +1,61 @@
-"""The corpus is what its datasheet says, and hard in the way that teaches."""
+"""The corpus keeps every bound, its datasheet says what it is, and it is small and quick to load."""
 
-import json
 import re
+import time
+from collections import Counter
 
-import numpy as np
 import pytest
-from scipy.stats import spearmanr
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
 
-from gate_lessons.data import CORPUS, DIALECTS, nli_pairs, triplets
-from gate_lessons.encoder import LexicalBaseline
-from gate_lessons.evaluation import HeldOut, evaluate
-from gate_lessons.text import normalize
+from gate_lessons.audit import Figure, audit_files
+from gate_lessons.data import CORPUS, load_corpus, sts_pairs
 
 SHEET = (CORPUS / "DATASHEET.md").read_text(encoding="utf-8")
 
 
-def stated(figure: str) -> str:
-    """The value that the datasheet's table gives."""
-    return re.search(rf"^\| {re.escape(figure)}[^|]* \| (.+) \|$", SHEET, re.MULTILINE)[1]
+@pytest.fixture(scope="module")
+def figures(groups) -> list[Figure]:
+    return list(audit_files(groups))
 
 
-def test_counts_are_those_of_the_files(groups):
-    splits = [sum(g.split == split for g in groups) for split in ("train", "dev", "test")]
-    topics = [g.topic for g in groups]
-    sentences = [text for g in groups for text in g.sentences().values()]
-    words = {word for text in sentences for word in normalize(text).split()}
-    assert stated("groups") == str(len(groups))
-    assert stated("groups in train / dev / test") == " / ".join(map(str, splits))
-    assert stated("topics") == str(len(set(topics)))
-    assert {str(topics.count(topic)) for topic in topics} == {stated("groups for each topic")}
-    assert stated("sentences without the dialects") == str(len(sentences))
-    assert stated("distinct word forms") == str(len(words))
-    assert stated("words in an anchor, mean") == f"{np.mean([len(g.anchor.split()) for g in groups]):.1f}"
-    assert stated("groups with four dialects") == str(sum(set(g.dialects) == set(DIALECTS) for g in groups))
-    phenomena = [g.phenomenon for g in groups]
-    assert stated("phenomena, in equal shares") == str(len(set(phenomena)))
-    assert len({phenomena.count(p) for p in phenomena}) == 1
+def test_every_figure_keeps_its_bound(figures):
+    missed = [(*figure.cells(), figure.offenders[:3]) for figure in figures if not figure.holds]
+    assert missed == []
 
 
-def test_agreement_of_the_two_passes():
-    rows = [json.loads(line) for line in (CORPUS / "sts.jsonl").read_text("utf-8").splitlines()]
-    passes = np.array([row["scores"] for row in rows])
-    assert stated("scored pairs") == str(len(rows))
-    assert stated("Spearman of the two scoring passes") == f"{spearmanr(*passes.T)[0]:.3f}"
-    assert set(np.unique(passes)) <= set(np.arange(0, 5.5, 0.5))
+def test_the_datasheet_states_every_figure(figures):
+    for figure in figures:
+        name, value, bound = figure.cells()
+        row = re.search(rf"^\| {re.escape(name)} \| (\S+) \| {re.escape(bound)} \|$", SHEET, re.MULTILINE)
+        assert row, f"DATASHEET.md lacks the row | {name} | {value} | {bound} |"
+        if "guessed" in name:  # a solver's last digits differ between machines
+            assert float(row[1].rstrip("%")) == pytest.approx(100 * figure.value, abs=1)
+        else:
+            assert row[1] == value
 
 
-def test_spelling_prefers_the_contradiction(groups):
-    baseline = LexicalBaseline([text for g in groups for text in g.sentences().values()])
-    answers = evaluate(baseline, HeldOut(triplets(groups, positives=("distant",))))
-    assert stated("TF-IDF (character 2–5-grams)") == f"{answers.correct.mean():.0%}".replace("%", " %")
-    assert answers.correct.mean() <= 0.2
+def test_the_datasheet_counts_topics_and_phenomena(groups):
+    for attribute in ("topic", "phenomenon"):
+        for name, count in Counter(getattr(g, attribute) for g in groups).items():
+            assert re.search(rf"\b{name.replace('_', ' ')} {count}\b", SHEET), (name, count)
 
 
-def test_how_much_the_second_sentence_gives_away(groups):
-    pairs = nli_pairs(groups)
-    tfidf = TfidfVectorizer(preprocessor=normalize, analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
-    model = make_pipeline(tfidf, LogisticRegression(max_iter=2000, C=3))
-    guess = cross_val_predict(model, pairs["hypothesis"], pairs["label"], groups=pairs["group"], cv=GroupKFold(5))
-    share = np.mean(guess == pairs["label"])
-    assert float(stated("relation guessed").split()[0]) == pytest.approx(100 * share, abs=2)
+def test_each_topic_and_phenomenon_stands_in_every_split(groups):
+    for attribute in ("topic", "phenomenon"):
+        found = {(getattr(g, attribute), g.split) for g in groups}
+        assert len(found) == 3 * len({value for value, _ in found})
 
 
-def test_the_text_is_clean(groups):
-    for group in groups:
-        for text in (*group.sentences().values(), *group.dialects.values()):
-            assert text == text.strip(), text
-            assert not re.search(r"  |[A-Za-z\u0640\u064c-\u0650\u0652]", text), text
-            assert not re.search(r"\s[،.؟!:؛]", text), text
+def test_every_split_has_scored_pairs_of_every_band(groups):
+    for split in ("train", "dev", "test"):
+        scores = sts_pairs([g for g in groups if g.split == split])["score"]
+        bands = Counter(int(score + 0.5) for score in scores)
+        assert min(bands.values()) >= 0.12 * len(scores)
+        assert len(bands) == 6
+
+
+def test_the_corpus_loads_in_a_moment_and_the_package_is_small():
+    start = time.perf_counter()
+    groups = load_corpus()
+    sts_pairs(groups)
+    assert time.perf_counter() - start < 0.15
+    assert sum(path.stat().st_size for path in CORPUS.parent.rglob("*") if "__pycache__" not in path.parts) < 4e6

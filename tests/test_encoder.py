@@ -84,7 +84,7 @@ def test_encoding_does_not_depend_on_batch_size_or_order():
 
 def test_untrained_cosines_scatter_around_term_frequency_as_random_projections_do(groups):
     """A projection to d random directions turns a cosine c into about c ± (1 − c²)/√d (the delta method)."""
-    texts1, texts2 = [g.anchor for g in groups[:60]], [g.sentences()["close"] for g in groups[:60]]
+    texts1, texts2 = [g.anchor for g in groups[:100]], [g.sentences()["close"] for g in groups[:100]]
     counts = CountVectorizer(analyzer="char_wb", ngram_range=(2, 5), preprocessor=normalize).fit(texts1 + texts2)
     x, y = (counts.transform(texts).toarray().astype(float) for texts in (texts1, texts2))
     cosine = (x * y).sum(1) / np.sqrt((x**2).sum(1) * (y**2).sum(1))
