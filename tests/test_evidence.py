@@ -13,7 +13,20 @@ def read(name: str) -> dict:
     return json.loads((EVIDENCE / f"{name}.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("path", sorted(EVIDENCE.glob("*.json")), ids=lambda path: path.stem)
+CHOSEN = sorted(EVIDENCE.glob("*_dev.json"))
+REPORTED = sorted(set(EVIDENCE.glob("*.json")) - set(CHOSEN))
+
+
+@pytest.mark.parametrize("path", CHOSEN, ids=lambda path: path.stem)
+def test_what_was_reported_on_test_is_what_was_best_on_dev(path):
+    choice = json.loads(path.read_text(encoding="utf-8"))
+    assert choice["split"] == "dev"
+    trained = [found for found in choice["variants"].values() if found["settings"]]
+    best = max(trained, key=lambda found: found["judged"])
+    assert read(path.stem.removesuffix("_dev"))["variants"]["chosen on dev"]["settings"] == best["settings"]
+
+
+@pytest.mark.parametrize("path", REPORTED, ids=lambda path: path.stem)
 def test_every_file_has_five_seeds_a_control_and_intervals_in_order(path):
     content = json.loads(path.read_text(encoding="utf-8"))
     assert content["seeds"] == 5
@@ -34,3 +47,10 @@ def test_real_triplets_are_answered_better_than_by_spelling():
     content = read("real_triplets")
     assert content["baseline"]["triplet_accuracy"][0] == pytest.approx(0.73, abs=0.01)
     assert content["variants"]["chosen on dev"]["minus_baseline"]["triplet_accuracy"][1] > 0
+
+
+def test_what_is_learned_from_the_corpus_alone_serves_text_that_nobody_wrote_for_it():
+    chosen = read("transfer")["variants"]["chosen on dev"]
+    assert read("transfer")["control"] == "untrained"
+    assert chosen["minus_control"]["sts_spearman"][1] > 0
+    assert chosen["minus_baseline"]["sts_spearman"][1] > 0
