@@ -80,7 +80,7 @@ def corpus(
     check: Annotated[bool, typer.Option("--check", help="Measure every figure against its bound.")] = False,
     folder: Annotated[Path, typer.Option(help="Folder with groups.jsonl, sts.jsonl and spellings.txt.")] = CORPUS,
 ) -> None:
-    """Count the corpus by topic, or (--check) measure whether it is fit to teach; fails where a figure misses its bound.
+    """Count the corpus by topic, or (--check) measure whether it is fit to teach, and fail where a bound is missed.
 
     Example: python -m gate_lessons corpus --check
     """

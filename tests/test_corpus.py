@@ -36,7 +36,7 @@ def test_the_datasheet_states_every_figure(figures):
 def test_the_datasheet_counts_topics_and_phenomena(groups):
     for attribute in ("topic", "phenomenon"):
         for name, count in Counter(getattr(g, attribute) for g in groups).items():
-            assert re.search(rf"\b{name.replace('_', ' ')} {count}\b", SHEET), (name, count)
+            assert f"{name.replace('_', ' ')} {count}" in " ".join(SHEET.split())
 
 
 def test_each_topic_and_phenomenon_stands_in_every_split(groups):
