@@ -81,7 +81,7 @@ class NGramEncoder(Encoder):
         seed: of the initial vectors.
     """
 
-    learning_rate = 0.03  # chosen on dev splits; a table of n-grams wants far more than a transformer
+    learning_rate = 0.03  # chosen on the corpus's dev split; a table of n-grams wants far more than a transformer
 
     def __init__(
         self,

@@ -25,8 +25,8 @@ STRATEGIES = (GIVEN, *miner.STRATEGIES)
 class Recipe:
     """Everything that decides a training run, beside the data.
 
-    The defaults were chosen on dev splits, to learn from hard negatives and yet keep what serves text that nobody wrote
-    for the course: a higher rate, a higher temperature or more epochs give that away (lesson 03 shows the trade).
+    The defaults were chosen on the corpus's dev split, to tell paraphrases from contradictions. They pay for that with
+    what serves text that nobody wrote for the course; a higher temperature and a far lower rate keep it (lesson 03).
 
     Attributes:
         loss, temperature, learnable_temperature, margin: see `objectives.TripletObjective`.

@@ -49,8 +49,12 @@ def test_real_triplets_are_answered_better_than_by_spelling():
     assert content["variants"]["chosen on dev"]["minus_baseline"]["triplet_accuracy"][1] > 0
 
 
-def test_what_is_learned_from_the_corpus_alone_serves_text_that_nobody_wrote_for_it():
-    chosen = read("transfer")["variants"]["chosen on dev"]
-    assert read("transfer")["control"] == "untrained"
-    assert chosen["minus_control"]["sts_spearman"][1] > 0
-    assert chosen["minus_baseline"]["sts_spearman"][1] > 0
+def test_training_on_the_corpus_can_keep_transfer_and_the_course_recipe_pays_with_it():
+    content = read("transfer")
+    assert content["control"] == "untrained"
+    kept, paid = content["variants"]["chosen on dev"], content["variants"]["the course's recipe"]
+    assert kept["minus_control"]["sts_spearman"][0] >= 0
+    assert kept["minus_baseline"]["sts_spearman"][1] > 0
+    assert kept["minus_control"]["triplet_accuracy"][1] > 0
+    assert paid["minus_control"]["sts_spearman"][2] < 0
+    assert paid["minus_control"]["triplet_accuracy"][1] > kept["minus_control"]["triplet_accuracy"][2]
