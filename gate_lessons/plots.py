@@ -62,6 +62,7 @@ def intervals(
     if reference is not None:
         ax.axvline(reference, color=BLACK, linestyle="--", linewidth=1)
     ax.set_xlabel(f"{label}, with 95 % interval")
+    ax.locator_params(axis="x", nbins=5)  # long names leave little width, and numbers with three decimals need it
     return ax
 
 

@@ -135,3 +135,15 @@ def test_arabic_runs_from_right_to_left():
     filled = np.flatnonzero(ink)
     middle = (filled[0] + filled[-1]) // 2
     assert ink[:middle].sum() > 2 * ink[middle:].sum()
+
+
+def test_the_numbers_under_an_interval_plot_do_not_run_into_each_other():
+    figure, ax = plt.subplots(figsize=(4.5, 2), layout="constrained")
+    long = {f"{name}, triplet_accuracy of all": Interval(0.0, -0.08, 0.12) for name in ("semi_hard", "category")}
+    plots.intervals(long, "minus random", 0, ax)
+    figure.canvas.draw()
+    low, high = ax.get_xlim()
+    shown = [t for t in ax.get_xticklabels() if low <= t.get_position()[0] <= high]
+    boxes = [t.get_window_extent() for t in shown]
+    assert len(boxes) >= 3
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
