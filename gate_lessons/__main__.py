@@ -87,7 +87,7 @@ def corpus(
     try:
         groups = load_groups(folder / "groups.jsonl")
         missed = _check_corpus(groups, folder) if check else _count_corpus(groups)
-    except (DataError, OSError) as error:
+    except DataError as error:
         _fail(error)
     if missed:
         _fail(f"{missed} figure{'s miss their bounds' if missed > 1 else ' misses its bound'}")

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from gate_lessons.data import CORPUS, DIALECTS, NLI_LABELS, SPLITS, Group, nli_pairs, triplets
+from gate_lessons.data import CORPUS, DIALECTS, NLI_LABELS, SPLITS, DataError, Group, nli_pairs, sts_pairs, triplets
 from gate_lessons.encoder import LexicalBaseline
 from gate_lessons.metrics import spearman
 from gate_lessons.text import normalize
@@ -80,9 +80,20 @@ def audit(groups: Sequence[Group], scored: Sequence[dict], spellings: str = "") 
 
 
 def audit_files(groups: Sequence[Group], folder: Path = CORPUS) -> Iterator[Figure]:
-    """`audit` with the scored pairs and the reviewed spellings that lie in a folder beside the groups."""
-    scored = [json.loads(line) for line in (folder / "sts.jsonl").read_text(encoding="utf-8").splitlines()]
-    return audit(groups, scored, (folder / SPELLINGS.name).read_text(encoding="utf-8"))
+    """`audit` with the scored pairs and the reviewed spellings that lie in a folder beside the groups.
+
+    Raises:
+        DataError: a missing file, a malformed scored pair, none at all, or a split without groups.
+    """
+    if empty := [split for split in SPLITS if not any(g.split == split for g in groups)]:
+        raise DataError(f"{folder / 'groups.jsonl'}: no groups with split {empty[0]!r}; the check compares the splits")
+    pairs, spellings = folder / "sts.jsonl", folder / SPELLINGS.name
+    if not len(sts_pairs(groups, pairs)):  # names the line of a pair that is malformed
+        raise DataError(f"{pairs}: no scored pair of two sentences of these groups")
+    if not spellings.is_file():
+        raise DataError(f"{spellings}: no such file; an empty one says that no spellings were reviewed")
+    scored = [json.loads(line) for line in pairs.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return audit(groups, scored, spellings.read_text(encoding="utf-8"))
 
 
 def _size(groups: Sequence[Group]) -> Iterator[Figure]:
@@ -217,9 +228,10 @@ def _scores(groups: Sequence[Group], scored: Sequence[dict]) -> Iterator[Figure]
     split = {g.id: g.split for g in groups}
     passes = np.array([row["scores"] for row in scored], dtype=float)
     bands = np.bincount(np.floor(passes.mean(axis=1) + 0.5).astype(int), minlength=BANDS) / len(scored)
-    across = tuple(f"{a} and {b}" for ((a, _), (b, _)) in (row["pair"] for row in scored) if split[a] != split[b])
+    ids = [(first, second) for (first, _), (second, _) in (row["pair"] for row in scored)]
+    across = tuple(f"{a} and {b}" for a, b in ids if split.get(a, a) != split.get(b, b) or a not in split)
     yield Figure("scored pairs", len(scored), "at least", 600)
-    yield Figure("scored pairs across splits", len(across), "at most", 0, offenders=across)
+    yield Figure("scored pairs across splits or of unknown groups", len(across), "at most", 0, offenders=across)
     yield Figure("Spearman of the two scoring passes", spearman(*passes.T), "at least", 0.85, "{:.3f}")
     yield Figure("smallest of the six bands of scores, share of pairs", bands.min(), "at least", 0.12, "{:.1%}")
     yield Figure("largest of the six bands of scores, share of pairs", bands.max(), "at most", 0.21, "{:.1%}")

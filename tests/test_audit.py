@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,11 +165,13 @@ def test_scores_are_held_to_agreement_evenness_and_splits(splits):
     assert even["smallest of the six bands of scores"].value == pytest.approx(1 / 6)
     assert even["largest of the six bands of scores"].holds
     assert even["Spearman of the two scoring passes"].value == pytest.approx(1)
-    assert even["scored pairs across splits"].holds
+    assert even["scored pairs across splits or of unknown groups"].holds
     uneven = figures(rows((0, 5), (1, 4), (2, 3), (3, 2), (4, 1), (5, 0), other=9))
     assert not uneven["Spearman of the two scoring passes"].holds
     assert not uneven["smallest of the six bands of scores"].holds
-    assert uneven["scored pairs across splits"].value == 6
+    assert uneven["scored pairs across splits or of unknown groups"].value == 6
+    unknown = figures(rows((0, 0), (1, 1), other=99))["scored pairs across splits or of unknown groups"]
+    assert unknown.offenders == ("g0 and g99",) * 2
 
 
 @pytest.mark.parametrize(
@@ -179,19 +182,46 @@ def test_a_bound_is_kept_or_missed(sense, value, holds):
     assert Figure("x", value, sense, 5).holds is holds
 
 
-def test_the_command_names_what_misses_and_fails(splits, tmp_path):
+@pytest.fixture
+def folder(splits, tmp_path) -> Path:
+    """A small corpus on disk."""
     rows = [{k: v for k, v in dataclasses.asdict(g).items() if v} for g in splits]
-    (tmp_path / "groups.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
     scored = [{"pair": [["g0", "anchor"], ["g0", "close"]], "scores": [s, s]} for s in range(6)]
-    (tmp_path / "sts.jsonl").write_text("\n".join(map(json.dumps, scored)), "utf-8")
+    for name, lines in (("groups", rows), ("sts", scored)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")
     (tmp_path / "spellings.txt").write_text("", "utf-8")
-    command = [sys.executable, "-m", "gate_lessons", "corpus", "--check", "--folder", str(tmp_path)]
-    ran = subprocess.run(command, capture_output=True, text=True)
+    return tmp_path
+
+
+def checked(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gate_lessons", "corpus", "--check", "--folder", str(folder)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_command_names_what_misses_and_fails(folder):
+    ran = checked(folder)
     assert ran.returncode == 1
     assert "MISS       10   at least 1,500  groups" in ran.stdout
     assert "figures miss their bounds" in ran.stderr
-    (tmp_path / "sts.jsonl").unlink()
-    ran = subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("sts.jsonl", None, "sts.jsonl: no such file"),
+        ("sts.jsonl", "", "sts.jsonl: no scored pair of two sentences of these groups"),
+        ("sts.jsonl", '{"pair": 1}', "sts.jsonl, line 1: expected"),
+        ("spellings.txt", None, "spellings.txt: no such file"),
+        ("groups.jsonl", '{"id": "g0", "anchor": "أ ب", "neutral": "ج"}', "no groups with split 'dev'"),
+        ("groups.jsonl", "{", "groups.jsonl, line 1: broken JSON"),
+    ],
+)
+def test_the_command_says_which_file_cannot_be_used(folder, name, content, sentence):
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_text(content, "utf-8")
+    ran = checked(folder)
     assert ran.returncode == 1
-    assert "sts.jsonl" in ran.stderr
+    assert sentence in ran.stderr
     assert "Traceback" not in ran.stderr
