@@ -14,7 +14,18 @@ from typing import Literal
 
 import numpy as np
 
-from gate_lessons.data import CORPUS, DIALECTS, NLI_LABELS, SPLITS, DataError, Group, nli_pairs, sts_pairs, triplets
+from gate_lessons.data import (
+    CORPUS,
+    DIALECTS,
+    NLI_LABELS,
+    SHARES,
+    SPLITS,
+    DataError,
+    Group,
+    nli_pairs,
+    sts_pairs,
+    triplets,
+)
 from gate_lessons.encoder import LexicalBaseline
 from gate_lessons.metrics import spearman
 from gate_lessons.text import normalize
@@ -103,7 +114,7 @@ def _size(groups: Sequence[Group]) -> Iterator[Figure]:
     phenomena = Counter(g.phenomenon for g in groups)
     yield Figure("groups", len(groups), "at least", 1500)
     yield Figure("topics", len({g.topic for g in groups}), "at least", 18)
-    for split, share in zip(SPLITS, (0.7, 0.1, 0.2), strict=True):
+    for split, share in zip(SPLITS, SHARES, strict=True):
         off = abs(sum(g.split == split for g in groups) / len(groups) - share)
         yield Figure(f"share of {split}, distance from {share:.0%}", off, "at most", 0.01, "{:.1%}")
     yield Figure("groups that lack a sentence", len(lacking), "at most", 0, offenders=lacking)
