@@ -4,7 +4,7 @@ An encoder has `features(texts)`, `forward(features) → [B, d]` with a gradient
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,11 @@ class Encoder(nn.Module):
         """Texts → whatever `forward` takes, on the CPU; no gradient."""
         raise NotImplementedError
 
+    def table(self, texts: Sequence[str]) -> Callable[[Tensor], Any]:
+        """Row numbers [n] of `texts` → the features of those rows, for who asks for the same texts again and again."""
+        texts = list(texts)
+        return lambda rows: self.features([texts[row] for row in rows])
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -46,8 +51,10 @@ class Encoder(nn.Module):
             ValueError: an empty text (which one).
         """
         check_texts(texts)
+        table = self.table(texts)
         training, _ = self.training, self.eval()
-        found = [self(to_device(self.features(b), self.device)).float().cpu() for b in _batches(texts, batch_size)]
+        parts = torch.arange(len(texts)).split(batch_size)
+        found = [self(to_device(table(rows), self.device)).float().cpu() for rows in parts]
         self.train(training)
         return torch.cat(found)
 
@@ -64,6 +71,22 @@ class Bag(NamedTuple):
 
     def to(self, device: torch.device) -> "Bag":
         return Bag(self.ngrams.to(device), self.offsets.to(device))
+
+
+class Ragged:
+    """Lists of numbers of different lengths, in one array, from which any can be gathered without a loop."""
+
+    def __init__(self, lists: Sequence[Sequence[int] | np.ndarray]) -> None:
+        lengths = np.array([len(numbers) for numbers in lists], np.int64)
+        self.lengths, self.starts = lengths, np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
+        self.numbers = np.concatenate([np.empty(0, np.int32), *(np.asarray(n, np.int32) for n in lists)])
+
+    def rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The lists of these rows one after the other, and where in the result each begins."""
+        lengths = self.lengths[rows]
+        begins = np.cumsum(lengths) - lengths
+        steps = np.arange(lengths.sum()) - np.repeat(begins, lengths)
+        return self.numbers[np.repeat(self.starts[rows], lengths) + steps], begins
 
 
 class NGramEncoder(Encoder):
@@ -106,14 +129,26 @@ class NGramEncoder(Encoder):
         self._words: dict[str, np.ndarray] = {}  # a sentence's n-grams are those of its words, and words come back
 
     def features(self, texts: Sequence[str]) -> Bag:
-        words = [normalize(text, self.config["steps"]).split() for text in texts]
-        if new := sorted(set(chain.from_iterable(words)) - self._words.keys()):
+        return self.table(texts)(torch.arange(len(texts)))
+
+    def table(self, texts: Sequence[str]) -> Callable[[Tensor], Bag]:
+        """Sentences are kept as numbers of words, words as numbers of n-grams; a batch is gathered from the two."""
+        sentences = [normalize(text, self.config["steps"]).split() for text in texts]
+        words = sorted(set(chain.from_iterable(sentences)))
+        if new := [word for word in words if word not in self._words]:
             self._words.update(zip(new, self._ngrams(new), strict=True))
-        bags = [[self._words[word] for word in sentence] for sentence in words]
-        sizes = [sum(map(len, bag)) for bag in bags]
-        flat = np.concatenate(list(chain.from_iterable(bags)) or [np.empty(0, np.int64)])
-        offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
-        return Bag(torch.from_numpy(flat), torch.from_numpy(offsets))
+        number = {word: row for row, word in enumerate(words)}
+        words_of = Ragged([[number[word] for word in sentence] for sentence in sentences])
+        ngrams_of = Ragged([self._words[word] for word in words])
+
+        def gather(rows: Tensor) -> Bag:
+            words, first_word = words_of.rows(rows.numpy())
+            ngrams, first_ngram = ngrams_of.rows(words)
+            # A sentence begins with the first n-gram of its first word; one without words begins where the next does.
+            offsets = np.append(first_ngram, len(ngrams))[first_word]
+            return Bag(torch.from_numpy(ngrams), torch.from_numpy(offsets.astype(np.int32)))
+
+        return gather
 
     def forward(self, features: Bag) -> Tensor:
         """Embeddings [B, d]."""
@@ -157,7 +192,7 @@ class NGramEncoder(Encoder):
 
     def _ngrams(self, words: list[str]) -> list[np.ndarray]:
         counts = self._hasher.transform(words)
-        ngrams = np.repeat(counts.indices, counts.data.astype(int)).astype(np.int64)
+        ngrams = np.repeat(counts.indices, counts.data.astype(int)).astype(np.int32)
         ends = np.cumsum(counts.data.astype(int))
         return np.split(ngrams, [ends[row - 1] if row else 0 for row in counts.indptr[1:-1]])
 
@@ -176,7 +211,22 @@ class SentenceTransformerEncoder(Encoder):
         self.model = SentenceTransformer(str(name), device="cpu")
 
     def features(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        return self.model.tokenize(list(texts))
+        return self.model.preprocess(list(texts))
+
+    def table(self, texts: Sequence[str]) -> Callable[[Tensor], dict[str, Tensor]]:
+        """A model that only looks tokens up (`StaticEmbedding`) has its texts split into tokens once."""
+        from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+        if not isinstance(self.model[0], StaticEmbedding):
+            return super().table(texts)
+        bags = self.features(texts)
+        tokens = Ragged(np.split(bags["input_ids"].numpy(), bags["offsets"].numpy()[1:]))
+
+        def gather(rows: Tensor) -> dict[str, Tensor]:
+            ids, begins = tokens.rows(rows.numpy())
+            return {"input_ids": torch.from_numpy(ids), "offsets": torch.from_numpy(begins.astype(np.int32))}
+
+        return gather
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Embeddings [B, d]."""
@@ -249,8 +299,3 @@ def _hasher(buckets: int, ngram_range: tuple[int, int]):
         alternate_sign=False,
         lowercase=False,
     )
-
-
-def _batches(texts: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    texts = list(texts)
-    return (texts[start : start + size] for start in range(0, len(texts), size))

@@ -79,6 +79,23 @@ def uniformity(embeddings: Tensor, t: float = 2.0) -> float:
     return float(torch.logsumexp(-t * distances, dim=0) - np.log(len(distances)))
 
 
+def effective_rank(embeddings: Tensor) -> float:
+    """How many directions embeddings [B, d] use, 1 (all on one line) to min(B, d) (Roy and Vetterli 2007).
+
+    The exponential of the entropy of the singular values' shares, for rows of length 1.
+    """
+    values = torch.linalg.svdvals(F.normalize(embeddings.float(), dim=1))
+    shares = values / values.sum()
+    return float(torch.special.entr(shares).sum().exp())
+
+
+def retrieval_accuracy(anchors: Tensor, positives: Tensor, group: Tensor | None = None) -> float:
+    """Share of anchors [B, d] whose most similar positive among all [B, d] is their own, or one of their group [B]."""
+    nearest = (F.normalize(anchors, dim=1) @ F.normalize(positives, dim=1).T).argmax(dim=1)
+    group = torch.arange(len(anchors), device=anchors.device) if group is None else group
+    return float((group[nearest] == group).float().mean())
+
+
 def bootstrap(items: np.ndarray, resamples: int = 2000, seed: int = 0) -> Interval:
     """The mean of `items` [n] or [seeds, n] with its 95 % interval over items.
 

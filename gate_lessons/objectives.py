@@ -1,9 +1,12 @@
-"""What has state or weights, over the pure functions of `losses`: a learned temperature, an NLI head, a hybrid.
+"""What has state or weights, over the pure functions of `losses`: a temperature that moves, a memory, a head, a hybrid.
 
-`TripletObjective` is what the trainer minimises: it gives every triplet loss one call.
+`TripletObjective` is what the trainer minimises: it gives every loss of triplets one call. `cached_backward` computes
+the gradient of a batch that does not fit into memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +14,19 @@ from torch import Tensor, nn
 
 from gate_lessons import losses
 
-LOSSES = ("info_nce", "multiple_negatives_ranking", "triplet", "adaptive_triplet")
+# Losses whose rows do not depend on each other: they can be computed for some of a batch's anchors at a time.
+ROW_LOSSES = ("multiple_negatives_ranking", "guided_ranking", "info_nce", "triplet", "adaptive_triplet")
+BATCH_LOSSES = (
+    "symmetric_ranking",
+    "multi_direction_ranking",
+    "hardness_weighted_ranking",
+    "debiased_ranking",
+    "batch_hard_triplet",
+    "batch_semi_hard_triplet",
+    "batch_all_triplet",
+)
+LOSSES = ROW_LOSSES + BATCH_LOSSES
+SCORED_LOSSES = ("cosent", "angle", "cosine_regression")
 
 
 class LearnableTemperature(nn.Module):
@@ -41,16 +56,89 @@ class LearnableTemperature(nn.Module):
         return torch.exp(low + (high - low) * (0.5 + 0.5 * F.softsign(self.position)))
 
 
-class TripletObjective(nn.Module):
-    """One call for every triplet loss: anchors [B, d], positives [B, d], negatives [B, k, d] → a scalar.
+class ScheduledTemperature:
+    """A temperature that goes from one value to another, by equal factors in equal times.
 
     Args:
-        loss: a name from `LOSSES`. `multiple_negatives_ranking` uses the rest of the batch as negatives too.
-        temperature: τ > 0 for the two losses that have one.
-        margin: ≥ 0 for the two losses that have one.
+        first, last: τ > 0 at the start and at the end.
+
+    Attributes:
+        progress: the share of the training that is done, which the trainer sets.
+    """
+
+    def __init__(self, first: float, last: float) -> None:
+        for temperature in (first, last):
+            losses.check_temperature(temperature)
+        self.first, self.last, self.progress = first, last, 0.0
+
+    def __call__(self) -> float:
+        return self.first * (self.last / self.first) ** self.progress
+
+
+class CrossBatchMemory(nn.Module):
+    """The candidates of the last batches, as further negatives without a gradient (XBM: Wang et al. 2020).
+
+    They were embedded by the encoder as it was then; with small steps that is nearly what it says now.
+
+    Args:
+        size: entries S, the oldest being overwritten.
+
+    Attributes:
+        vectors: [≤ S, d] of length 1.
+        group: [≤ S] the meaning of each.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        if size < 1:
+            raise ValueError(f"a memory needs at least 1 entry, not {size}")
+        self.size = size
+        self.register_buffer("ring", torch.empty(0))
+        self.register_buffer("groups", torch.empty(0, dtype=torch.long))
+        self.register_buffer("written", torch.zeros((), dtype=torch.long))
+
+    @property
+    def vectors(self) -> Tensor:
+        return self.ring[: int(self.written)]
+
+    @property
+    def group(self) -> Tensor:
+        return self.groups[: int(self.written)]
+
+    @torch.no_grad()
+    def add(self, vectors: Tensor, group: Tensor) -> None:
+        """Remember embeddings [n, d] and their groups [n]; of more than S the last S."""
+        if not self.written:
+            self.ring = torch.empty(self.size, vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
+            self.groups = torch.empty(self.size, dtype=torch.long, device=vectors.device)
+        place = (int(self.written) + torch.arange(len(vectors), device=vectors.device))[-self.size :] % self.size
+        self.ring[place] = losses.unit(vectors[-self.size :])
+        self.groups[place] = group[-self.size :]
+        self.written += len(vectors)
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        # Buffers get their shape with the first batch, so what was saved decides it.
+        for name in ("ring", "groups"):
+            setattr(self, name, state[prefix + name].clone().to(self.written.device))
+        super()._load_from_state_dict(state, prefix, *rest)
+
+
+class TripletObjective(nn.Module):
+    """One call for every loss of triplets: anchors [B, d], positives [B, d], negatives [B, k, d] → a scalar.
+
+    The ranking losses use the rest of the batch as negatives too; the batch triplet losses look for their triplets
+    among all sentences of the batch. Those of one group are never negatives of each other.
+
+    Args:
+        loss: a name from `LOSSES`, which are those of `losses`; `guided_ranking` is multiple negatives ranking
+            without what a guide takes for false negatives (GISTEmbed, Solatorio 2024).
+        temperature: τ > 0 for the losses that have one.
+        margin: ≥ 0 for the losses that have one.
         learnable_temperature: start at `temperature` and learn it.
         matryoshka_dims: apply the loss to these prefixes of the embedding as well as it stands there
             (Kusupati et al. 2022); include d itself to keep the full length trained.
+        final_temperature: go from `temperature` to this one in the course of the training.
+        memory: entries of a `CrossBatchMemory`, for `multiple_negatives_ranking`; 0 for none.
     """
 
     def __init__(
@@ -60,46 +148,146 @@ class TripletObjective(nn.Module):
         margin: float = 0.3,
         learnable_temperature: bool = False,
         matryoshka_dims: Sequence[int] | None = None,
+        final_temperature: float | None = None,
+        memory: int = 0,
     ) -> None:
         super().__init__()
         if loss not in LOSSES:
             raise ValueError(f"unknown loss {loss!r}; the losses are {', '.join(LOSSES)}")
         losses.check_temperature(temperature)
         losses.check_margin(margin)
+        if learnable_temperature and final_temperature is not None:
+            raise ValueError("a temperature is learned or scheduled, not both: drop final_temperature or learning it")
+        if memory and (loss != "multiple_negatives_ranking" or matryoshka_dims):
+            raise ValueError("a memory works with multiple_negatives_ranking at full width only; set memory to 0")
         self.loss, self.margin = loss, margin
-        self.temperature = LearnableTemperature(temperature) if learnable_temperature else (lambda: temperature)
-        function = getattr(self, f"_{loss}")
+        if learnable_temperature:
+            self.temperature = LearnableTemperature(temperature)
+        else:
+            self.temperature = ScheduledTemperature(temperature, final_temperature or temperature)
+        self.memory = CrossBatchMemory(memory) if memory else None
+        kind = "_ranking" if loss.endswith("ranking") else "_in_batch" if loss.startswith("batch") else "_given"
+        function = getattr(self, kind)
         self.function = losses.matryoshka(function, matryoshka_dims) if matryoshka_dims else function
 
-    def forward(self, anchor: Tensor, positive: Tensor, negatives: Tensor, group: Tensor | None = None) -> Tensor:
-        """The loss of a batch. `group` [B] marks rows of one meaning, which are no negatives of each other."""
-        return self.function(anchor, positive, negatives, group=group)
-
-    def _info_nce(self, anchor: Tensor, positive: Tensor, negatives: Tensor, group: Tensor | None) -> Tensor:
-        return losses.info_nce(anchor, positive, negatives, self.temperature())
-
-    def _multiple_negatives_ranking(
-        self, anchor: Tensor, positive: Tensor, negatives: Tensor, group: Tensor | None
+    def forward(
+        self,
+        anchor: Tensor,
+        positive: Tensor,
+        negatives: Tensor,
+        group: Tensor | None = None,
+        negative_group: Tensor | None = None,
+        guide: Sequence[Tensor] | None = None,
+        rows: slice | None = None,
     ) -> Tensor:
-        rows, k = negatives.shape[:2]
-        mask = None
-        if group is not None:
-            same = (group[:, None] == group[None, :]) & ~torch.eye(rows, dtype=torch.bool, device=group.device)
-            mask = torch.cat([same, same.new_zeros(rows, rows * k)], dim=1)
-        candidates = torch.cat([positive, negatives.flatten(0, 1)])
-        return losses.multiple_negatives_ranking(anchor, candidates, self.temperature(), mask)
+        """The loss of a batch, averaged over its rows.
 
-    def _triplet(self, anchor: Tensor, positive: Tensor, negatives: Tensor, group: Tensor | None) -> Tensor:
-        return losses.triplet(*_one_negative_each(anchor, positive, negatives), self.margin)
+        Args:
+            anchor, positive, negatives: [B, d], [B, d], [B, k, d].
+            group, negative_group: [B] and [B, k] codes ≥ 0 of the meanings. Without them each row is its own.
+            guide: a guide's embeddings in the same shapes, which `guided_ranking` needs.
+            rows: only these anchors, against the whole batch; for `ROW_LOSSES`.
+        """
+        group = torch.arange(len(anchor), device=anchor.device) if group is None else group
+        if negative_group is None:
+            negative_group = torch.full(negatives.shape[:2], -1, device=anchor.device)
+        known = {"group": group, "negative_group": negative_group, "guide": guide, "rows": rows or slice(0, None)}
+        return self.function(anchor, positive, negatives, **known)
 
-    def _adaptive_triplet(self, anchor: Tensor, positive: Tensor, negatives: Tensor, group: Tensor | None) -> Tensor:
-        return losses.adaptive_triplet(*_one_negative_each(anchor, positive, negatives), self.margin)
+    def remember(self, positive: Tensor, negatives: Tensor, group: Tensor, negative_group: Tensor) -> None:
+        """After a step: keep the batch's candidates in the memory, where there is one."""
+        if self.memory is not None:
+            self.memory.add(_columns(positive, negatives), _columns(group, negative_group))
+
+    def _ranking(self, anchor, positive, negatives, group, negative_group, guide, rows) -> Tensor:
+        candidates, first = _columns(positive, negatives), rows.start
+        meanings = _columns(group, negative_group)
+        answers = torch.arange(len(group), device=group.device)
+        # An unknown meaning, −1, equals no anchor's; an anchor's own answer is no false negative.
+        mask = (group[rows, None] == meanings) & (
+            answers[rows, None] != torch.arange(len(meanings), device=group.device)
+        )
+        if self.loss == "guided_ranking":
+            if guide is None:
+                raise ValueError("guided_ranking needs a guide's embeddings of the batch")
+            mask = mask | losses.guide_mask(guide[0][rows], _columns(guide[1], guide[2]), first=first)
+        if self.loss not in ROW_LOSSES:
+            return getattr(losses, self.loss)(anchor, candidates, self.temperature(), mask)
+        memory = None
+        if self.memory is not None and self.memory.written:
+            memory, seen = self.memory.vectors, self.memory.group
+            mask = torch.cat([mask, group[rows, None] == seen], dim=1)
+        return losses.multiple_negatives_ranking(
+            anchor[rows], candidates, self.temperature(), mask, memory=memory, first=first
+        )
+
+    def _given(self, anchor, positive, negatives, group, negative_group, guide, rows) -> Tensor:
+        anchor, positive, negatives = anchor[rows], positive[rows], negatives[rows]
+        if self.loss == "info_nce":
+            return losses.info_nce(anchor, positive, negatives, self.temperature())
+        k = negatives.shape[1]
+        one_each = anchor.repeat_interleave(k, 0), positive.repeat_interleave(k, 0), negatives.flatten(0, 1)
+        return getattr(losses, self.loss)(*one_each, self.margin)
+
+    def _in_batch(self, anchor, positive, negatives, group, negative_group, guide, rows) -> Tensor:
+        alone = -1 - torch.arange(negative_group.numel(), device=group.device).view(negative_group.shape)
+        other = torch.where(negative_group < 0, alone, negative_group)
+        embeddings = torch.cat([anchor, _columns(positive, negatives)])
+        return getattr(losses, self.loss)(embeddings, torch.cat([group, _columns(group, other)]), self.margin)
 
 
-def _one_negative_each(anchor: Tensor, positive: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[B, d], [B, d], [B, k, d] → three times [B·k, d]: one triplet for each negative."""
-    k = negatives.shape[1]
-    return anchor.repeat_interleave(k, 0), positive.repeat_interleave(k, 0), negatives.flatten(0, 1)
+def _columns(positive: Tensor, negatives: Tensor) -> Tensor:
+    """[B, …] and [B, k, …] → [B + k·B, …]: the positives, then everybody's first negative, then the second …"""
+    return torch.cat([positive, negatives.transpose(0, 1).flatten(0, 1)])
+
+
+def cached_backward(
+    encode: Callable[[Any], Tensor],
+    chunks: Sequence[Any],
+    loss_and_gradient: Callable[[Tensor], tuple[Tensor, Tensor]],
+    backward: Callable[..., None] = torch.autograd.backward,
+    without_sync: Callable[[], AbstractContextManager] = nullcontext,
+) -> Tensor:
+    """The gradient of a loss over a batch too large to be embedded at once (GradCache: Gao et al. 2021).
+
+    Embed every chunk without a graph; take the gradient of the loss at the embeddings; then embed each chunk again,
+    with a graph, and send its part of that gradient through it. Only one chunk's activations live at a time. Dropout
+    draws the same in both passes.
+
+    Args:
+        encode: a chunk → its embeddings [c, d].
+        chunks: what `encode` takes, in order.
+        loss_and_gradient: all embeddings [n, d], without a graph → the loss and its gradient [n, d].
+        backward: embeddings [c, d] and their gradient → the gradient at the weights, added up.
+        without_sync: a context for all chunks but the last, in which processes do not exchange gradients.
+
+    Returns:
+        The loss, without a graph.
+    """
+    states, found = [], []
+    with torch.no_grad():
+        for chunk in chunks:
+            states.append(_random_state())
+            found.append(encode(chunk))
+    loss, gradient = loss_and_gradient(torch.cat(found))
+    parts = gradient.split([len(part) for part in found])
+    for number, (chunk, state, part) in enumerate(zip(chunks, states, parts, strict=True)):
+        with nullcontext() if number == len(chunks) - 1 else without_sync():
+            with torch.random.fork_rng(range(torch.cuda.device_count() if gradient.is_cuda else 0)):
+                _set_random_state(state)
+                again = encode(chunk)
+            backward(again, part)
+    return loss.detach()
+
+
+def _random_state() -> tuple[Tensor, list[Tensor]]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+
+
+def _set_random_state(state: tuple[Tensor, list[Tensor]]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1]:
+        torch.cuda.set_rng_state_all(state[1])
 
 
 class NLIHead(nn.Module):
@@ -132,18 +320,23 @@ class GateHybrid(nn.Module):
 
     Args:
         width: d of the embeddings.
-        temperature: τ of CoSENT.
+        temperature: τ of CoSENT and AnglE.
+        scored: the loss of scored batches: `cosent`, which the paper describes, `cosine_regression`, which the model
+            card names, or `angle`.
     """
 
-    def __init__(self, width: int, temperature: float = 0.05) -> None:
+    def __init__(self, width: int, temperature: float = 0.05, scored: str = "cosent") -> None:
         super().__init__()
         losses.check_temperature(temperature)
-        self.head, self.temperature = NLIHead(width), temperature
+        if scored not in SCORED_LOSSES:
+            raise ValueError(f"unknown loss of scored pairs {scored!r}; choose from {', '.join(SCORED_LOSSES)}")
+        self.head, self.temperature, self.scored = NLIHead(width), temperature, scored
 
     def forward(self, task: str, sentence1: Tensor, sentence2: Tensor, target: Tensor) -> Tensor:
         """`task` is "classification" (target: integer labels [B]) or "sts" (target: scores [B])."""
         if task == "classification":
             return self.head(sentence1, sentence2, target)
         if task == "sts":
-            return losses.cosent(sentence1, sentence2, target, self.temperature)
+            options = {} if self.scored == "cosine_regression" else {"temperature": self.temperature}
+            return getattr(losses, self.scored)(sentence1, sentence2, target, **options)
         raise ValueError(f"unknown task {task!r}; the tasks are classification and sts")

@@ -1,80 +1,30 @@
 """The training loop: an encoder, a loss, a miner and a curriculum in, a trained encoder and its history out."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+import dataclasses
+import json
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from gate_lessons import miner
-from gate_lessons.curriculum import CURRICULA, Curriculum
-from gate_lessons.data import candidate_pool, codes
+from gate_lessons.checkpoint import CheckpointError, Checkpoints
+from gate_lessons.curriculum import CURRICULA, Curriculum, Stage
+from gate_lessons.diagnostics import Watch, cause_of_failure, collapse_signs
 from gate_lessons.encoder import Encoder, to_device
-from gate_lessons.losses import cosine
-from gate_lessons.objectives import TripletObjective
-from gate_lessons.text import normalize
+from gate_lessons.material import Material, Negatives
+from gate_lessons.objectives import ROW_LOSSES, ScheduledTemperature, TripletObjective, cached_backward
+from gate_lessons.recipe import Recipe
+from gate_lessons.sampler import Batches
 
-GIVEN = "given"
-STRATEGIES = (GIVEN, *miner.STRATEGIES)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides a training run, beside the data.
-
-    The defaults were chosen on the corpus's dev split, to tell paraphrases from contradictions. They pay for that with
-    what serves text that nobody wrote for the course; a higher temperature and a far lower rate keep it (lesson 03).
-
-    Attributes:
-        loss, temperature, learnable_temperature, margin: see `objectives.TripletObjective`.
-        strategy: where negatives come from: `given` takes those of the triplets, the others mine them, see `miner`.
-        negatives: mined negatives for each anchor.
-        remine_every: epochs between two minings with the current encoder (Xiong et al. 2021, ANCE).
-        curriculum: `none`, `quantile` or `threshold`, see `curriculum`.
-        epochs: passes over what the curriculum selects.
-        batch_size: triplets in a step.
-        learning_rate: of AdamW at its highest, after the warm-up; the encoder's own `learning_rate` when not given.
-        warmup: share of all steps in which the rate rises; then it falls linearly to 0.
-        clip: largest norm of a gradient.
-        seed: of batches, mining and dropout; the encoder's own start has a seed of its own.
-    """
-
-    loss: str = "multiple_negatives_ranking"
-    temperature: float = 0.05
-    learnable_temperature: bool = False
-    margin: float = 0.3
-    strategy: str = "hard"
-    negatives: int = 1
-    remine_every: int = 1
-    curriculum: str = "none"
-    epochs: int = 5
-    batch_size: int = 64
-    learning_rate: float | None = None
-    warmup: float = 0.1
-    clip: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, choices in (("strategy", STRATEGIES), ("curriculum", CURRICULA)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(choices)}")
-        for name in ("negatives", "remine_every", "epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, not {self.learning_rate}")
-        if not 0 <= self.warmup <= 1:
-            raise ValueError(f"warmup must lie between 0 and 1, not {self.warmup}")
-        if not self.clip > 0:
-            raise ValueError(f"clip must be above 0, not {self.clip}")
-        self.objective()  # checks loss, temperature and margin
-
-    def objective(self) -> TripletObjective:
-        """The loss that this recipe minimises."""
-        return TripletObjective(self.loss, self.temperature, self.margin, self.learnable_temperature)
+BLOCK_NUMBERS = 2**21  # similarities at a time where a loss is computed for some anchors at a time: 8 MB in float32
+ASKED = 10  # how often in an epoch a curriculum is asked
 
 
 def train(
@@ -84,11 +34,18 @@ def train(
     *,
     objective: TripletObjective | None = None,
     curriculum: Curriculum | None = None,
+    guide: Encoder | None = None,
     evaluate: Callable[[Encoder], dict[str, float]] | None = None,
+    checkpoints: str | Path | None = None,
+    save_every: int | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     precision: str = "32-true",
+    progress: bool = False,
 ) -> pd.DataFrame:
     """Train `encoder` in place.
+
+    Started by `torchrun` it trains in all of its processes: each embeds its part of a batch, and all of them take the
+    loss of the whole batch, whose embeddings they gather with their gradients.
 
     Args:
         encoder: any encoder; its weights change.
@@ -96,156 +53,321 @@ def train(
         recipe: see `Recipe`.
         objective: another objective than the recipe's.
         curriculum: another curriculum than the recipe's name stands for, such as `ByThreshold((0.9, 1.0, 1.1))`.
+        guide: whose similarities `guided_ranking` trusts; the encoder as it is before training when not given.
         evaluate: called after each epoch; its numbers stand in the history's row.
+        checkpoints: a folder to write checkpoints into after each epoch. Where it holds those of the same run, the
+            training goes on from the last; on one CPU it ends with the same bits as an uninterrupted one.
+        save_every: also write one after every so many steps.
         device: `cuda` where it must be a GPU, `auto` where one is welcome.
         precision: Lightning Fabric's name, such as `bf16-mixed`.
+        progress: show a bar.
 
     Returns:
-        The history, one row for each epoch: epoch, stage, triplets, steps, loss (mean over the steps), difficulty,
-        shortfall (share of mined negatives that the strategy could not give, so that random ones stand in),
-        positive_similarity, negative_similarity, similarity_gap and violation_rate (share of triplets inside the
-        recipe's margin) as seen while training, gradient_norm, learning_rate, temperature, and what `evaluate` gave.
+        The history, one row for each epoch: epoch; stage, triplets and difficulty, as the curriculum last chose;
+        steps; shortfall (share of mined negatives that the strategy could not give, so that random ones stand in);
+        what `diagnostics.Watch` saw; learning_rate, temperature; and what `evaluate` gave. `history.attrs["warnings"]`
+        holds a sentence for each sign of collapse, which are also given as `CollapseWarning`s.
 
     Raises:
         ValueError: CUDA asked for where there is none; an empty stage of the curriculum; a metric of `evaluate` that is
             called like a column of the history.
-        FloatingPointError: the loss, or a weight before mining, is NaN or infinite; the message names the epoch.
+        CheckpointError: the folder holds checkpoints of another run, or only damaged ones.
+        FloatingPointError: the loss, its gradient, or a weight before mining is NaN or infinite; the message names the
+            step, the batch and the likely cause. The last checkpoint stays.
     """
+    from tqdm.auto import tqdm
+
+    fabric = _launch(device, precision)
+    material = Material(encoder, triplets, recipe)
+    if recipe.loss == "guided_ranking":
+        material.guide = (guide or encoder).encode(material.texts)
+    curriculum = curriculum or CURRICULA[recipe.curriculum]()
+    loop = _Loop(fabric, encoder, material, recipe, objective or recipe.objective(), curriculum)
+    store = Checkpoints(checkpoints) if checkpoints is not None else None
+    if store:
+        loop.resume(store)
+    steps = tqdm(total=loop.total, initial=loop.step, desc="training", unit="step", disable=not progress)
+    while loop.step < loop.total:
+        loop.take_step()
+        steps.update()
+        end_of_epoch = loop.step % loop.epoch_steps == 0
+        if end_of_epoch:
+            loop.close_epoch(evaluate)
+        if store and (end_of_epoch or (save_every and loop.step % save_every == 0)):
+            loop.save(store)
+    steps.close()
+    return loop.finish()
+
+
+class _Loop:
+    """One training run: what it has, what it has seen, and one step after the other."""
+
+    def __init__(
+        self,
+        fabric,
+        encoder: Encoder,
+        material: Material,
+        recipe: Recipe,
+        objective: TripletObjective,
+        curriculum: Curriculum,
+    ) -> None:
+        self.fabric, self.encoder, self.material = fabric, encoder, material
+        self.recipe, self.curriculum = recipe, curriculum
+        self.objective = objective.to(fabric.device)
+        self.rate = recipe.learning_rate or encoder.learning_rate
+        self.model = fabric.setup_module(encoder)
+        weights = [*self.model.parameters(), *self.objective.parameters()]
+        self.optimizer = fabric.setup_optimizers(torch.optim.AdamW(weights, lr=self.rate, weight_decay=0.0, fused=True))
+        self.batch = recipe.batch_size * fabric.world_size
+        self.epoch_steps = -(-len(material) // (self.batch * recipe.accumulate))
+        self.total = recipe.epochs * self.epoch_steps
+        self.generator = torch.Generator().manual_seed(recipe.seed)
+        group = material.group if recipe.no_duplicates else None
+        self.batches = Batches(self.batch * recipe.accumulate, self.generator, group)
+        self.step, self.history, self.watch, self.mined = 0, [], Watch(recipe.margin), None
+        self.stage, self.saved, self.warned = None, None, {}
+
+    def take_step(self) -> None:
+        """Mine where it is time, choose a batch, follow its gradient."""
+        if self.step % (self.recipe.remine_every or self.epoch_steps) == 0:
+            self._mine()
+            self.stage = None
+        if self.stage is None or self.step % self.epoch_steps % max(1, self.epoch_steps // ASKED) == 0:
+            self.stage = self.curriculum(self.mined.difficulty, self.step / self.total)
+        rows = self.batches.take(self.stage.indices)
+        # Dropout draws from the step's own seed, so that a resumed run needs no memory of earlier draws.
+        seed = np.random.SeedSequence([self.recipe.seed, self.step, self.fabric.global_rank])
+        torch.manual_seed(int(seed.generate_state(1)[0]))
+        share = self._rate_share()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * share
+        if isinstance(self.objective.temperature, ScheduledTemperature):
+            self.objective.temperature.progress = self.step / max(1, self.total - 1)
+        self.encoder.train()
+        loss, parts = self._gradient(rows)
+        self._check_finite(loss, "loss", loss, parts, rows)
+        norm = self._clip()
+        self._check_finite(norm, "gradient", loss, parts, rows)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        last_batch = rows.split(self.batch)[-1]
+        violations = self.watch.see(self.step, loss, norm, *parts, self.material.group[self._even(last_batch)])
+        self.curriculum.observe(violations)
+
+    def close_epoch(self, evaluate: Callable[[Encoder], dict[str, float]] | None) -> None:
+        """Write the epoch's row, and warn where it shows a collapse that no earlier one showed."""
+        row = {"epoch": len(self.history), "stage": self.stage.name, "triplets": len(self.stage.indices)}
+        row |= {"steps": self.epoch_steps, "difficulty": float(self.mined.difficulty[self.stage.indices].mean())}
+        row |= {"shortfall": self.mined.shortfall} | self.watch.summary()
+        row |= {"learning_rate": self.optimizer.param_groups[0]["lr"], "temperature": self._temperature()}
+        held_out = evaluate(self.encoder) if evaluate else {}
+        if clash := row.keys() & held_out.keys():
+            raise ValueError(f"evaluate gives {min(clash)!r}, which the history already has; name it dev_{min(clash)}")
+        self.history.append(row | held_out)
+        for warning in collapse_signs(self.history, self.objective.loss, self.recipe.margin):
+            if warning.advice not in self.warned:
+                self.warned[warning.advice] = str(warning)
+                warnings.warn(warning, stacklevel=3)
+
+    def finish(self) -> pd.DataFrame:
+        """The history; the encoder goes back to the CPU."""
+        # A fused AdamW keeps itself alive in a reference cycle, and with it twice the encoder's size.
+        self.optimizer.optimizer.state.clear()
+        self.encoder.cpu()
+        self.objective.cpu()
+        history = pd.DataFrame(self.history)
+        history.attrs["warnings"] = list(self.warned.values())
+        return history
+
+    def save(self, store: Checkpoints) -> None:
+        """Write a checkpoint; with several processes the first one does."""
+        tensors = {"generator": self.generator.get_state()}
+        tensors |= {"mined.indices": self.mined.indices, "mined.difficulty": self.mined.difficulty}
+        tensors |= _prefixed("encoder", self.encoder.state_dict())
+        tensors |= _prefixed("objective", self.objective.state_dict())
+        tensors |= _prefixed("batches", self.batches.state())
+        for number, state in self.optimizer.state_dict()["state"].items():
+            tensors |= _prefixed(f"optimizer.{number}", state)
+        state = {
+            "run": self._identity(),
+            "step": self.step,
+            "stage": self.stage.name,
+            "curriculum": self.curriculum.state,
+        }
+        state |= {"shortfall": self.mined.shortfall, "watch": self.watch.rows}
+        state |= {"history": self.history, "warned": self.warned}
+        if self.fabric.is_global_zero:
+            self.saved = store.save(self.step, tensors, state)
+
+    def resume(self, store: Checkpoints) -> None:
+        """Go on from the last checkpoint, where there is one of this run."""
+        found = self.fabric.broadcast(store.latest() if self.fabric.is_global_zero else None)
+        if found is None:
+            return
+        self.saved, tensors, state = found
+        _check_same_run(found.path, state["run"], self._identity())
+        self.step, self.history, self.warned = state["step"], state["history"], state["warned"]
+        self.watch.rows, self.curriculum.state = state["watch"], state["curriculum"]
+        self.mined = Negatives(tensors["mined.indices"], tensors["mined.difficulty"], state["shortfall"])
+        self.generator.set_state(tensors["generator"])
+        self.batches.restore(_without_prefix("batches", tensors))
+        self.stage = Stage(state["stage"], self.batches.stage)
+        self.encoder.load_state_dict(_without_prefix("encoder", tensors))
+        self.objective.load_state_dict(_without_prefix("objective", tensors))
+        groups = self.optimizer.state_dict()["param_groups"]
+        moments = {n: _without_prefix(f"optimizer.{n}", tensors) for n in groups[0]["params"]}
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with to belong to this run."""
+        names = {"objective": type(self.objective).__name__, "curriculum object": type(self.curriculum).__name__}
+        names |= {"encoder": type(self.encoder).__name__, "triplets": self.material.fingerprint()}
+        return dataclasses.asdict(self.recipe) | names | {"processes": self.fabric.world_size}
+
+    def _mine(self) -> None:
+        if not all(torch.isfinite(weight).all() for weight in self.encoder.parameters()):
+            raise FloatingPointError(
+                f"the encoder's weights are NaN or infinite before step {self.step}: lower the learning rate "
+                f"({self.rate}){self._last_checkpoint()}"
+            )
+        share = self.curriculum.mined_share(self.step / self.total)
+        with self.fabric.autocast():
+            mined = self.material.mine(self.encoder, self.recipe, share, self.generator)
+        self.mined = self.fabric.broadcast(mined)  # processes must not differ in a tie
+
+    def _gradient(self, rows: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Leave the gradient of these rows' loss at the weights; the loss, and the last batch's embeddings."""
+        batches = [self._even(batch) for batch in rows.split(self.batch)]
+        count, loss = sum(map(len, batches)), torch.zeros((), device=self.fabric.device)
+        backward = self._cached if self.recipe.chunk else self._at_once
+        for number, batch in enumerate(batches):
+            known = self.material.known(batch, self.mined.indices[batch], self.fabric.device)
+            with nullcontext() if number == len(batches) - 1 else self._without_sync():
+                part, parts = backward(batch, known, len(batch) / count)
+            loss = loss + part
+            self.objective.remember(parts[1], parts[2], known["group"], known["negative_group"])
+        return loss, parts
+
+    def _at_once(self, batch: Tensor, known: dict[str, Any], weight: float) -> tuple[Tensor, list[Tensor]]:
+        """Embed a batch, take its loss, follow it backward."""
+        texts = self._own_texts(batch)
+        parts = self._whole_batch(self._embed(texts), batch)
+        loss = self.objective(*parts, **known) * weight
+        self.fabric.backward(loss)
+        return loss.detach(), [part.detach() for part in parts]
+
+    def _cached(self, batch: Tensor, known: dict[str, Any], weight: float) -> tuple[Tensor, list[Tensor]]:
+        """The same in little memory: the texts are embedded in chunks, the loss is taken for some anchors at a time."""
+        whole = []
+
+        def loss_and_gradient(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+            leaf = embeddings.detach().requires_grad_()
+            parts = self._whole_batch(leaf, batch)
+            whole[:] = [part.detach().requires_grad_() for part in parts]
+            loss = self._loss_by_blocks(whole, known, weight)
+            torch.autograd.backward(parts, [part.grad for part in whole])
+            return loss, leaf.grad
+
+        chunks = self._own_texts(batch).split(self.recipe.chunk)
+        loss = cached_backward(self._embed, chunks, loss_and_gradient, self.fabric.backward, self._without_sync)
+        return loss, [part.detach() for part in whole]
+
+    def _loss_by_blocks(self, parts: list[Tensor], known: dict[str, Any], weight: float) -> Tensor:
+        """Leave the loss's gradient at the parts' `grad`, without all similarities in memory where the loss allows."""
+        size, columns = len(parts[0]), len(parts[0]) * (1 + parts[2].shape[1]) + self.recipe.memory
+        block = max(1, BLOCK_NUMBERS // columns) if self.objective.loss in ROW_LOSSES else size
+        total = torch.zeros((), device=self.fabric.device)
+        for start in range(0, size, block):
+            rows = slice(start, min(start + block, size))
+            loss = self.objective(*parts, **known, rows=rows) * (weight * (rows.stop - start) / size)
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    def _without_sync(self) -> AbstractContextManager:
+        """Processes exchange gradients only with the last backward pass of a step."""
+        return self.fabric.no_backward_sync(self.model) if self.fabric.world_size > 1 else nullcontext()
+
+    def _clip(self) -> Tensor:
+        limit = self.recipe.clip
+        return self.fabric.clip_gradients(self.model, self.optimizer, max_norm=limit, error_if_nonfinite=False)
+
+    def _even(self, batch: Tensor) -> Tensor:
+        """A batch of as many rows for each process: at most one less than processes are left out."""
+        world = self.fabric.world_size
+        return batch.repeat(world)[: max(1, len(batch) // world) * world]
+
+    def _own_texts(self, batch: Tensor) -> Tensor:
+        """[b·(2 + k)] the texts of this process's part of a batch: anchors, positives, negatives."""
+        size = len(batch) // self.fabric.world_size
+        own = batch[self.fabric.global_rank * size :][:size]
+        return torch.cat([part.flatten() for part in self.material.texts_of(own, self.mined.indices[own])])
+
+    def _embed(self, texts: Tensor) -> Tensor:
+        features = self.material.features(texts, self.step)
+        return self.model(to_device(features, self.fabric.device))
+
+    def _whole_batch(self, embeddings: Tensor, batch: Tensor) -> list[Tensor]:
+        """This process's embeddings [b·(2 + k), d] → anchors, positives [B, d], negatives [B, k, d] of all of them."""
+        size = len(batch) // self.fabric.world_size
+        parts = [embeddings[:size], embeddings[size : 2 * size], embeddings[2 * size :].unflatten(0, (size, -1))]
+        if self.fabric.world_size == 1:
+            return parts
+        return [self.fabric.all_gather(part, sync_grads=True).flatten(0, 1) for part in parts]
+
+    def _check_finite(self, value: Tensor, name: str, loss: Tensor, parts: list[Tensor], rows: Tensor) -> None:
+        if torch.isfinite(value):
+            return
+        where = f"epoch {self.step // self.epoch_steps}, step {self.step}"
+        cause = cause_of_failure(parts, loss, self.rate, self._temperature())
+        raise FloatingPointError(
+            f"the {name} is {value.item()} at {where}, in the batch of {self.material.names(rows)}: {cause}"
+            f"{self._last_checkpoint()}"
+        )
+
+    def _last_checkpoint(self) -> str:
+        return f". The last checkpoint is {self.saved}" if self.saved else ""
+
+    def _temperature(self) -> float:
+        return torch.as_tensor(self.objective.temperature(), dtype=torch.float64).item()
+
+    def _rate_share(self) -> float:
+        """Share of the learning rate at this step: up in a line during the warm-up, then down to nothing."""
+        warm = max(1, round(self.recipe.warmup * self.total))
+        return min((self.step + 1) / warm, max(0.0, (self.total - self.step) / max(1, self.total - warm)))
+
+
+def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _without_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def _check_same_run(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    for name, value in json.loads(json.dumps(here)).items():
+        if there.get(name) != value:
+            raise CheckpointError(
+                f"{path} belongs to another run: {name} is {there.get(name)!r} there and {value!r} here; use another "
+                "folder, or the same settings and data"
+            )
+
+
+def _launch(device: str, precision: str):
+    """Fabric for one process, or for those that torchrun started."""
     # Fabric takes two seconds to import, so only those who train pay for it.
     from lightning_fabric import Fabric
 
-    fabric = Fabric(accelerator=_accelerator(device), devices=1, precision=precision)
-    objective = objective or recipe.objective()
-    curriculum = curriculum or CURRICULA[recipe.curriculum]()
-    learned = torch.nn.ModuleDict({"encoder": encoder, "objective": objective})
-    rate = recipe.learning_rate or encoder.learning_rate
-    optimizer = torch.optim.AdamW(learned.parameters(), lr=rate, weight_decay=0.0, fused=True)
-    model, optimizer = fabric.setup(learned, optimizer)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate(recipe, len(triplets)))
-    generator = torch.Generator().manual_seed(recipe.seed)
-    torch.manual_seed(recipe.seed)  # for a transformer's dropout, which knows no other generator
-    material = _Material(triplets)
-    advice = f"lower the learning rate ({rate}) or, if the loss has one, raise the temperature ({recipe.temperature})"
-    history = []
-    for epoch in range(recipe.epochs):
-        if epoch % recipe.remine_every == 0:
-            if not all(torch.isfinite(weight).all() for weight in encoder.parameters()):
-                raise FloatingPointError(f"the encoder's weights are NaN or infinite before epoch {epoch}: {advice}")
-            negatives, difficulty, shortfall = material.mine(encoder, recipe, generator)
-        stage = curriculum(difficulty, epoch / recipe.epochs)
-        watch = []
-        encoder.train()
-        for step, rows in enumerate(_batches(stage.indices, recipe.batch_size, generator)):
-            anchor, positive, negative = material.embed(encoder, rows, negatives[rows], fabric)
-            loss = objective(anchor, positive, negative, material.group[rows].to(fabric.device))
-            if not torch.isfinite(loss):
-                raise FloatingPointError(f"the loss is {loss.item()} at epoch {epoch}, step {step}: {advice}")
-            fabric.backward(loss)
-            norm = fabric.clip_gradients(model, optimizer, max_norm=recipe.clip)
-            optimizer.step()
-            optimizer.zero_grad()
-            used = schedule.get_last_lr()[0]
-            schedule.step()
-            watch.append(_watch(loss, norm, anchor, positive, negative, recipe.margin))
-        row = {"epoch": epoch, "stage": stage.name, "triplets": len(stage.indices), "steps": len(watch)}
-        row |= {"difficulty": float(difficulty[stage.indices].mean()), "shortfall": shortfall}
-        row |= pd.DataFrame(watch).mean().to_dict() | {"learning_rate": used}
-        row |= {"temperature": torch.as_tensor(objective.temperature(), dtype=torch.float64).item()}
-        held_out = evaluate(encoder) if evaluate else {}
-        if clash := row.keys() & held_out.keys():
-            raise ValueError(f"evaluate gives {min(clash)!r}, which the history already has; name it dev_{min(clash)}")
-        history.append(row | held_out)
-    # A fused AdamW keeps itself alive in a reference cycle, and with it twice the encoder's size.
-    optimizer.optimizer.state.clear()
-    encoder.cpu()
-    return pd.DataFrame(history)
-
-
-class _Material:
-    """The triplets as numbers: rows of sentences, the pool of candidates, the codes that the filter compares."""
-
-    def __init__(self, triplets: pd.DataFrame) -> None:
-        self.anchors, self.positives = list(triplets["anchor"]), list(triplets["positive"])
-        pool = candidate_pool(triplets)
-        self.pool = list(pool["text"])
-        keys = triplets["anchor"].map(normalize), triplets["positive"].map(normalize)
-        anchor_key, candidate_key = codes(keys[0], pool["key"])
-        anchor_group, candidate_group = codes(triplets["group"], pool["group"])
-        topics = triplets["topic"] if "topic" in triplets else [""] * len(triplets)
-        anchor_topic, candidate_topic = codes(topics, pool["topic"])
-        self.labels = {
-            "anchor_key": anchor_key,
-            "candidate_key": candidate_key,
-            "anchor_group": anchor_group,
-            "candidate_group": candidate_group,
-        }
-        self.categories = {"anchor_category": anchor_topic, "candidate_category": candidate_topic}
-        self.group = torch.from_numpy(anchor_group)
-        place = {key: row for row, key in enumerate(pool["key"])}
-        self.known_positives = [[place[key]] for key in keys[1]]
-        self.given = torch.tensor([[place[key]] for key in triplets["negative"].map(normalize)])
-
-    def mine(self, encoder: Encoder, recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
-        """For the encoder as it is now: negatives [T, k] as rows of the pool, difficulty [T], share of shortfall."""
-        anchors, positives, pool = (encoder.encode(texts) for texts in (self.anchors, self.positives, self.pool))
-        if recipe.strategy == GIVEN:
-            similarity = cosine(anchors, pool[self.given[:, 0]])
-            return self.given, miner.difficulty(cosine(anchors, positives), similarity), 0.0
-        labels = self.labels | (self.categories if recipe.strategy == "category" else {})
-        mined = miner.mine(
-            anchors,
-            positives,
-            pool,
-            recipe.strategy,
-            recipe.negatives,
-            margin=recipe.margin,
-            generator=generator,
-            known_positives=self.known_positives,
-            **labels,
-        )
-        return mined.indices, mined.difficulty(), float(mined.shortfall.sum() / mined.indices.numel())
-
-    def embed(self, encoder: Encoder, rows: Tensor, negatives: Tensor, fabric) -> tuple[Tensor, Tensor, Tensor]:
-        """Anchors [B, d], positives [B, d], negatives [B, k, d], in one pass through the encoder."""
-        texts = [self.anchors[i] for i in rows] + [self.positives[i] for i in rows]
-        texts += [self.pool[i] for i in negatives.flatten()]
-        features = to_device(encoder.features(texts), fabric.device)
-        with fabric.autocast():
-            embeddings = encoder(features)
-        size = len(rows)
-        return embeddings[:size], embeddings[size : 2 * size], embeddings[2 * size :].unflatten(0, (size, -1))
-
-
-def _batches(indices: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    shuffled = indices[torch.randperm(len(indices), generator=generator)]
-    return iter(shuffled.split(size))
-
-
-def _rate(recipe: Recipe, triplets: int) -> Callable[[int], float]:
-    """Share of the learning rate at a step: up in a line during the warm-up, then down to nothing.
-
-    Stages of a curriculum have fewer steps than this counts; their rate falls less far, which only their own control,
-    a run of equal steps, can judge.
-    """
-    total = recipe.epochs * -(-triplets // recipe.batch_size)
-    warm = max(1, round(recipe.warmup * total))
-    return lambda step: min((step + 1) / warm, max(0.0, (total - step) / max(1, total - warm)))
-
-
-def _watch(
-    loss: Tensor, norm: Tensor, anchor: Tensor, positive: Tensor, negative: Tensor, margin: float
-) -> dict[str, float]:
-    with torch.no_grad():
-        s_p = cosine(anchor, positive)
-        s_n = cosine(anchor[:, None], negative)
-    return {
-        "loss": loss.item(),
-        "positive_similarity": s_p.mean().item(),
-        "negative_similarity": s_n.mean().item(),
-        "similarity_gap": (s_p[:, None] - s_n).mean().item(),
-        "violation_rate": (s_n > s_p[:, None] - margin).float().mean().item(),
-        "gradient_norm": float(norm),
-    }
+    here, machines = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"))
+    # A transformer may have weights, such as a pooler's, that the embedding does not use.
+    strategy = "auto" if here * machines == 1 else "ddp_find_unused_parameters_true"
+    fabric = Fabric(
+        accelerator=_accelerator(device), strategy=strategy, devices=here, num_nodes=machines, precision=precision
+    )
+    fabric.launch()
+    return fabric
 
 
 def _accelerator(device: str) -> str:

@@ -1,0 +1,93 @@
+"""A recipe: everything that decides a training run, beside the data."""
+
+from dataclasses import dataclass
+
+from gate_lessons import miner
+from gate_lessons.curriculum import CURRICULA
+from gate_lessons.objectives import TripletObjective
+
+GIVEN = "given"
+STRATEGIES = (GIVEN, *miner.STRATEGIES)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training run, beside the data.
+
+    The defaults were chosen on the corpus's dev split, to tell paraphrases from contradictions. They pay for that with
+    what serves text that nobody wrote for the course; a higher temperature and a far lower rate keep it (lesson 03).
+
+    Attributes:
+        loss, temperature, final_temperature, learnable_temperature, margin, memory: see `objectives.TripletObjective`.
+        strategy: where negatives come from: `given` takes those of the triplets, the others mine them, see `miner`.
+        negatives: mined negatives for each anchor.
+        remine_every: steps between two minings with the current encoder (Xiong et al. 2021, ANCE); an epoch's steps
+            when not given.
+        curriculum: a name from `curriculum.CURRICULA`.
+        epochs: the training takes as many steps as this many passes over all triplets have, whatever the curriculum
+            selects.
+        batch_size: triplets in a batch; with several processes, of each of them.
+        accumulate: batches whose gradients make one step; their rows are no negatives of each other.
+        chunk: texts that are embedded at a time where a batch is too large for the memory (GradCache); 0 for all.
+        no_duplicates: no two triplets of one group in a batch; otherwise their false negatives are masked.
+        augment: share of the places where a text is varied, see `text.vary`, anew at every step; 0 for none.
+        learning_rate: of AdamW at its highest, after the warm-up; the encoder's own `learning_rate` when not given.
+        warmup: share of all steps in which the rate rises; then it falls linearly to 0.
+        clip: largest norm of a gradient.
+        seed: of batches, mining, augmentation and dropout; the encoder's own start has a seed of its own.
+    """
+
+    loss: str = "multiple_negatives_ranking"
+    temperature: float = 0.05
+    final_temperature: float | None = None
+    learnable_temperature: bool = False
+    margin: float = 0.3
+    memory: int = 0
+    strategy: str = "hard"
+    negatives: int = 1
+    remine_every: int | None = None
+    curriculum: str = "none"
+    epochs: int = 5
+    batch_size: int = 64
+    accumulate: int = 1
+    chunk: int = 0
+    no_duplicates: bool = False
+    augment: float = 0.0
+    learning_rate: float | None = None
+    warmup: float = 0.1
+    clip: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in (("strategy", STRATEGIES), ("curriculum", CURRICULA)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(choices)}")
+        for name in ("negatives", "epochs", "batch_size", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("memory", "chunk"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        if self.remine_every is not None and self.remine_every < 1:
+            raise ValueError(f"remine_every must be at least 1, not {self.remine_every}")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0, not {self.learning_rate}")
+        for name in ("warmup", "augment"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+        if not self.clip > 0:
+            raise ValueError(f"clip must be above 0, not {self.clip}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or more, not {self.seed}")
+        self.objective()  # checks loss, temperatures, margin and memory
+
+    def objective(self) -> TripletObjective:
+        """The loss that this recipe minimises."""
+        return TripletObjective(
+            self.loss,
+            self.temperature,
+            self.margin,
+            self.learnable_temperature,
+            final_temperature=self.final_temperature,
+            memory=self.memory,
+        )
