@@ -7,47 +7,93 @@ chosen on dev; only the choice is reported on test.
 
 import itertools
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
+from gate_lessons.curriculum import CURRICULA, ByQuantile, ByThreshold, Curriculum, Stage
 from gate_lessons.data import load_sts
 from gate_lessons.encoder import LexicalBaseline, NGramEncoder
 from gate_lessons.evaluation import Answers, HeldOut, Task, compare, evaluate, load_task, summary
 from gate_lessons.metrics import spearman
-from gate_lessons.trainer import STRATEGIES, Recipe, dynamics, train
+from gate_lessons.objectives import LOSSES
+from gate_lessons.recipe import STRATEGIES, Recipe
+from gate_lessons.trainer import dynamics, train
 
 EVIDENCE = Path(__file__).parent / "evidence"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SEEDS, CHOOSING_SEEDS = range(5), range(3)
 UNTRAINED = None  # in the place of a variant's settings
 
-# Each experiment: a control, named first, and what differs from it. Equal epochs are equal steps but where noted.
+
+class AnyOrder(ByQuantile):
+    """A control: stages of the same sizes, whose triplets have nothing to do with difficulty."""
+
+    def __call__(self, difficulty: torch.Tensor, progress: float) -> Stage:
+        return super().__call__(torch.rand(len(difficulty), generator=torch.Generator().manual_seed(0)), progress)
+
+
+class HardestFirst(ByQuantile):
+    """A control: the same stages from the other end."""
+
+    def __call__(self, difficulty: torch.Tensor, progress: float) -> Stage:
+        return super().__call__(-difficulty, progress)
+
+
+# What a variant may name beside a recipe's own fields: a curriculum that has no name there.
+OWN_CURRICULA: dict[str, Callable[[], Curriculum]] = {
+    "any order": AnyOrder,
+    "hardest first": HardestFirst,
+    "threshold": lambda: ByThreshold(
+        (0.9, 1.1, 1.5)
+    ),  # near the terciles before training; the tutorial's select little
+}
+EPOCH = 34  # steps of the default recipe on the corpus
+
+# Each experiment: a control, named first, and what differs from it, at equal steps but where noted.
 EXPERIMENTS: dict[str, dict[str, dict[str, Any]]] = {
     "strategies": {"random": {"strategy": "random"}}
     | {name: {"strategy": name} for name in STRATEGIES if name != "random"},
     "temperatures": {f"{t}": {"temperature": t} for t in (0.05, 0.02, 0.1, 0.15, 0.3, 1.0)}
-    | {"learned": {"learnable_temperature": True}},
+    | {
+        "learned": {"learnable_temperature": True},
+        "from 0.15 to 0.05": {"temperature": 0.15, "final_temperature": 0.05},
+        "from 0.05 to 0.15": {"final_temperature": 0.15},
+    },
     "margins": {f"{m}": {"loss": "triplet", "margin": m} for m in (0.3, 0.0, 0.1, 0.6, 1.2)}
     | {"adaptive 0.5": {"loss": "adaptive_triplet", "margin": 0.5}},
-    "losses": {
-        name: {"loss": name} for name in ("multiple_negatives_ranking", "info_nce", "triplet", "adaptive_triplet")
+    "losses": {name: {"loss": name} for name in LOSSES},
+    "curricula": {"none": {}}
+    | {name: {"curriculum": name} for name in CURRICULA if name not in ("none", "threshold")}
+    | {name: {"own_curriculum": name} for name in OWN_CURRICULA},
+    "strategies_and_curricula": {
+        f"{strategy}, {curriculum}": {"strategy": strategy, "curriculum": curriculum}
+        for strategy in ("random", "semi_hard", "hard")
+        for curriculum in ("none", "quantile", "competence", "violation")
     },
-    # The curriculum takes fewer steps in its ten epochs; eight epochs without it are about as many.
-    "curricula": {
-        "none, equal steps": {"epochs": 8},
-        "none, equal epochs": {"epochs": 10},
-        "quantile": {"curriculum": "quantile", "epochs": 10},
+    # Equal epochs: a batch of 16 takes four times the steps of one of 64, one of 256 a quarter, as do four accumulated.
+    "batches": {f"{b}": {"batch_size": b} for b in (64, 16, 256)}
+    | {
+        "64, memory of 2048": {"memory": 2048},
+        "64, four accumulated": {"accumulate": 4},
+        "64, no duplicates": {"no_duplicates": True},
     },
-    "batches": {f"{b}": {"batch_size": b} for b in (64, 16, 256)},
     "clipping": {"1.0": {}, "0.1": {"clip": 0.1}, "none": {"clip": 1e9}},
-    "mining_schedule": {"every epoch": {}, "every third epoch": {"remine_every": 3}, "once": {"remine_every": 10**6}},
+    "mining_schedule": {
+        "every epoch": {},
+        "every tenth step": {"remine_every": 10},
+        "every third epoch": {"remine_every": 3 * EPOCH},
+        "once": {"remine_every": 10**6},
+    },
     "negatives": {"1": {}, "2": {"negatives": 2}, "4": {"negatives": 4}},
+    "augmentation": {"none": {}, "0.1": {"augment": 0.1}, "0.3": {"augment": 0.3}},
 }
 # What a recipe for other people's data is chosen from, on dev.
 REAL_GRID = {"strategy": ("given", "random", "hard"), "temperature": (0.05, 0.15), "learning_rate": (0.01, 0.03, 0.1)}
@@ -61,7 +107,9 @@ def run(
     """Train once, unless `UNTRAINED`; the answers on a split and the training's dynamics."""
     encoder, found = NGramEncoder(width=width, seed=seed).fit_idf(task.texts), {}
     if settings is not UNTRAINED:
-        history = train(encoder, task.train, Recipe(**settings, seed=seed))
+        fields = {name: value for name, value in settings.items() if name != "own_curriculum"}
+        curriculum = OWN_CURRICULA[settings["own_curriculum"]]() if "own_curriculum" in settings else None
+        history = train(encoder, task.train, Recipe(**fields, seed=seed), curriculum=curriculum)
         found = dynamics(history) | {"steps": int(history["steps"].sum())}
     return evaluate(encoder, getattr(task, split)), found
 
@@ -176,19 +224,21 @@ def transfer() -> None:
     measure("transfer", task, variants, TRANSFER_WIDTH)
 
 
-def main() -> None:
-    """Run every experiment; those on other people's data are skipped, with a line that says so, where it is absent."""
+def main(names: Sequence[str] = ()) -> None:
+    """Run every experiment, or those named; where other people's data is absent, a line says what is skipped."""
     corpus = load_task()
     for name, variants in EXPERIMENTS.items():
-        print(name)
-        measure(name, corpus, variants)
+        if not names or name in names:
+            print(name)
+            measure(name, corpus, variants)
     if not SHARED.is_dir():
         print(f"skipped: no real triplets and scored pairs at {SHARED}")
         return
     for experiment in (real_triplets, transfer):
-        print(experiment.__name__)
-        experiment()
+        if not names or experiment.__name__ in names:
+            print(experiment.__name__)
+            experiment()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -153,7 +153,9 @@ class NGramEncoder(Encoder):
     def forward(self, features: Bag) -> Tensor:
         """Embeddings [B, d]."""
         ngrams, offsets = features
-        return self.vectors(ngrams, offsets, per_sample_weights=self.log_weight[ngrams].exp())
+        # `log_weight[ngrams]` would add up its gradient in an order that changes from run to run.
+        weights = self.log_weight.index_select(0, ngrams).exp()
+        return self.vectors(ngrams, offsets, per_sample_weights=weights)
 
     @torch.no_grad()
     def fit_idf(self, texts: Sequence[str]) -> "NGramEncoder":
