@@ -1,8 +1,10 @@
 """The command line: `python -m gate_lessons --help`."""
 
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import typer
@@ -12,6 +14,10 @@ from rich.table import Table
 from gate_lessons import report as reports
 from gate_lessons.audit import audit_files
 from gate_lessons.data import CORPUS, SPLITS, DataError, Group, load_groups
+from gate_lessons.encoder import Encoder, make_encoder
+from gate_lessons.evaluation import evaluate, load_task
+from gate_lessons.parameters import ParameterError, parse, single
+from gate_lessons.recipe import Recipe
 
 app = typer.Typer(
     add_completion=False,
@@ -40,11 +46,9 @@ def lesson(context: typer.Context, number: str, out: Out = Path("reports/lessons
     """
     try:
         notebook = reports.lesson_path(number)
-        parameters = reports.parse_parameters(notebook, context.args)
-        if many := [name for name, values in parameters.items() if len(values) > 1]:
-            raise reports.ParameterError(f"--{many[0]} has {len(parameters[many[0]])} values; a lesson takes one")
-        done = reports.run_notebook(notebook, {name: values[0] for name, values in parameters.items()}, out)
-    except (reports.ParameterError, reports.RunError) as error:
+        chosen = single(reports.parse_parameters(notebook, context.args), "a lesson")
+        done = reports.run_notebook(notebook, chosen, out)
+    except (ParameterError, reports.RunError) as error:
         _fail(error)
     print(f"{done}\n{done.with_suffix('.html')}")
 
@@ -68,11 +72,41 @@ def report(
         grid = reports.parse_parameters(reports.RUN, context.args)
         out.mkdir(parents=True, exist_ok=True)
         failed = reports.sweep(grid, out, jobs)
-    except (reports.ParameterError, reports.RunError) as error:
+    except (ParameterError, reports.RunError) as error:
         _fail(error)
     print(out / "index.html")
     if failed:
         _fail(f"failed runs: {failed}; {out / 'index.html'} says why")
+
+
+@app.command(context_settings=PASS_ON)
+def train(
+    context: typer.Context,
+    out: Out,
+    dataset: Annotated[str, typer.Option(help="corpus, a file, or hub:NAME.")] = "corpus",
+    encoder: Annotated[str, typer.Option(help="ngram, a saved encoder's folder, or a model's name.")] = "ngram",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="Lightning Fabric's name, such as bf16-mixed.")] = "32-true",
+    save_every: Annotated[
+        int, typer.Option(help="Steps between checkpoints, beside those of each epoch.", min=1)
+    ] = 500,
+) -> None:
+    """Train one encoder into OUT: encoder/, history.csv, recipe.json and checkpoints/.
+
+    Further parameters are those of a recipe (--loss, --temperature, --strategy, --curriculum, --epochs, --batch-size,
+    --chunk, --memory …), one value each.
+
+    Example: python -m gate_lessons train --temperature 0.1 --curriculum competence --out runs/first
+
+    The same command goes on where an interrupted one stopped. Started by torchrun it uses all of its processes.
+    """
+    try:
+        chosen = single(parse("a recipe", Recipe.defaults(), context.args), "a recipe")
+        _train_into(out, Recipe(**chosen), dataset, encoder, device=device, precision=precision, save_every=save_every)
+    except (ValueError, FloatingPointError) as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on from the last checkpoint")
 
 
 @app.command()
@@ -114,6 +148,27 @@ def _count_corpus(groups: list[Group]) -> int:
         table.add_row(str(topic), *map(str, row), str(spoken.get(topic, spoken.sum())))
     Console().print(table)
     return 0
+
+
+def _train_into(out: Path, recipe: Recipe, dataset: str, encoder: str, **options: Any) -> None:
+    """Train, asking dev after each epoch, and write what came out; of several processes the first one does."""
+    from gate_lessons import trainer
+
+    task = load_task(dataset)
+    model = make_encoder(encoder, task.texts, recipe.seed)
+
+    def on_dev(trained: Encoder) -> dict[str, float]:
+        return {f"dev_{name}": value for name, value in evaluate(trained, task.dev).metrics().items()}
+
+    folder = out / "checkpoints"
+    history = trainer.train(model, task.train, recipe, evaluate=on_dev, checkpoints=folder, progress=True, **options)
+    if int(os.environ.get("RANK", 0)):
+        return
+    model.save(out / "encoder")
+    history.to_csv(out / "history.csv", index=False)
+    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n", encoding="utf-8")
+    shown = ["epoch", "loss", "effective_rank", *(name for name in history if name.startswith("dev_"))]
+    print(history[shown].round(3).to_string(index=False), out / "encoder", sep="\n")
 
 
 def _fail(error: object) -> None:

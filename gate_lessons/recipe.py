@@ -1,6 +1,7 @@
 """A recipe: everything that decides a training run, beside the data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, get_args
 
 from gate_lessons import miner
 from gate_lessons.curriculum import CURRICULA
@@ -80,6 +81,13 @@ class Recipe:
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or more, not {self.seed}")
         self.objective()  # checks loss, temperatures, margin and memory
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Name → default of every field; 0 in its type for those that have none."""
+        return {
+            field.name: get_args(field.type)[0]() if field.default is None else field.default for field in fields(cls)
+        }
 
     def objective(self) -> TripletObjective:
         """The loss that this recipe minimises."""

@@ -5,7 +5,6 @@ combination of parameters, `compare.ipynb`, and `index.html`, which is what a pe
 """
 
 import ast
-import difflib
 import itertools
 import json
 import os
@@ -18,14 +17,11 @@ import pandas as pd
 
 from gate_lessons.evaluation import Answers, compare, summary
 from gate_lessons.metrics import Interval
+from gate_lessons.parameters import ParameterError, parse
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 RUN, COMPARE = NOTEBOOKS / "report" / "run.ipynb", NOTEBOOKS / "report" / "compare.ipynb"
 OUT = "out"  # the parameter of `run.ipynb` that the sweep itself sets
-
-
-class ParameterError(ValueError):
-    """A parameter that a notebook does not have, or a value of the wrong type."""
 
 
 class RunError(RuntimeError):
@@ -60,46 +56,10 @@ def parse_parameters(notebook: Path, words: Sequence[str]) -> dict[str, list[Any
     Papermill itself only warns of a name that the notebook does not have; here nothing runs.
 
     Raises:
-        ParameterError: a name the notebook does not have (with the nearest it has), no value, a value of another type.
+        ParameterError: see `parameters.parse`.
     """
-    known, found, name = defaults(notebook), {}, None
-    for word in words:
-        if word.startswith("--"):
-            name = word.removeprefix("--").replace("-", "_")
-            _check_name(notebook, name, known)
-            if name in found:
-                raise ParameterError(f"--{name} is given twice; write all its values after one --{name}")
-            found[name] = []
-        elif name is None:
-            raise ParameterError(f"{word!r} belongs to no parameter; write --NAME before its values")
-        else:
-            found[name].append(_value(name, word, known[name]))
-    if empty := [name for name, values in found.items() if not values]:
-        raise ParameterError(f"--{empty[0]} has no value")
-    return found
-
-
-def _check_name(notebook: Path, name: str, known: Mapping[str, Any]) -> None:
-    if name not in known or name == OUT:
-        names = [n for n in known if n != OUT]
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean --{near[0]}?" if near else f"it has {', '.join(names)}"
-        raise ParameterError(f"{notebook.name} has no parameter {name!r}; {hint}")
-
-
-def _value(name: str, word: str, default: Any) -> Any:
-    """The word as a value of the default's type."""
-    if isinstance(default, str):
-        return word
-    try:
-        value = ast.literal_eval(word.capitalize() if word in ("true", "false") else word)
-    except (ValueError, SyntaxError):
-        value = word
-    if isinstance(default, float) and type(value) is int:
-        value = float(value)
-    if type(value) is not type(default):
-        raise ParameterError(f"--{name} takes {type(default).__name__}, such as {default!r}, not {word!r}")
-    return value
+    known = {name: value for name, value in defaults(notebook).items() if name != OUT}
+    return parse(notebook.name, known, words)
 
 
 # ---------------------------------------------------------------------------------------------- one notebook

@@ -86,7 +86,13 @@ def train(
     store = Checkpoints(checkpoints) if checkpoints is not None else None
     if store:
         loop.resume(store)
-    steps = tqdm(total=loop.total, initial=loop.step, desc="training", unit="step", disable=not progress)
+    steps = tqdm(
+        total=loop.total,
+        initial=loop.step,
+        desc="training",
+        unit="step",
+        disable=not (progress and fabric.is_global_zero),
+    )
     while loop.step < loop.total:
         loop.take_step()
         steps.update()
