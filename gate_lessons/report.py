@@ -111,6 +111,7 @@ def to_html(notebook: Path, page: Path, hide_code: bool = False) -> None:
     exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="", exclude_input=hide_code)
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = hide_code
     book.metadata["title"] = notebook.stem.replace("_", " ")
+    book.metadata.pop("widgets", None)  # a page with widgets would load their script from the web
     page.write_text(exporter.from_notebook_node(book)[0], encoding="utf-8")
 
 

@@ -78,11 +78,11 @@ def train(
     from tqdm.auto import tqdm
 
     fabric = _launch(device, precision)
+    objective, curriculum = objective or recipe.objective(), curriculum or CURRICULA[recipe.curriculum]()
     material = Material(encoder, triplets, recipe)
-    if recipe.loss == "guided_ranking":
+    if objective.loss == "guided_ranking":
         material.guide = (guide or encoder).encode(material.texts)
-    curriculum = curriculum or CURRICULA[recipe.curriculum]()
-    loop = _Loop(fabric, encoder, material, recipe, objective or recipe.objective(), curriculum)
+    loop = _Loop(fabric, encoder, material, recipe, objective, curriculum)
     store = Checkpoints(checkpoints) if checkpoints is not None else None
     if store:
         loop.resume(store)
@@ -281,7 +281,8 @@ class _Loop:
 
     def _loss_by_blocks(self, parts: list[Tensor], known: dict[str, Any], weight: float) -> Tensor:
         """Leave the loss's gradient at the parts' `grad`, without all similarities in memory where the loss allows."""
-        size, columns = len(parts[0]), len(parts[0]) * (1 + parts[2].shape[1]) + self.recipe.memory
+        memory = self.objective.memory.size if self.objective.memory else 0
+        size, columns = len(parts[0]), len(parts[0]) * (1 + parts[2].shape[1]) + memory
         block = max(1, BLOCK_NUMBERS // columns) if self.objective.loss in ROW_LOSSES else size
         total = torch.zeros((), device=self.fabric.device)
         for start in range(0, size, block):
