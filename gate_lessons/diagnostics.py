@@ -32,7 +32,7 @@ class Watch:
     """The steps of an epoch in numbers.
 
     Of every step: loss, gradient_norm (before clipping), positive_similarity, negative_similarity, similarity_gap and
-    violation_rate (share of triplets inside the margin). Of every tenth step, on at most 256 of its rows:
+    violation_rate (share of triplets inside the margin). Of the first and every tenth step, on at most 256 rows:
     active_fraction (share of anchors with any other answer of the batch inside the margin), retrieval_accuracy (share
     of anchors whose own answer is the nearest of the batch), alignment, uniformity and effective_rank of the anchors.
 
@@ -46,9 +46,9 @@ class Watch:
 
     @torch.no_grad()
     def see(
-        self, step: int, loss: Tensor, norm: Tensor, anchor: Tensor, positive: Tensor, negatives: Tensor, group: Tensor
+        self, loss: Tensor, norm: Tensor, anchor: Tensor, positive: Tensor, negatives: Tensor, group: Tensor
     ) -> float:
-        """Take down a step, counted from 1, by its embeddings [B, d], [B, d], [B, k, d]; its violation rate."""
+        """Take down a step by its embeddings [B, d], [B, d], [B, k, d] and groups [B]; its violation rate."""
         s_p, s_n = cosine(anchor, positive)[:, None], cosine(anchor[:, None], negatives)
         seen = {
             "loss": loss,
@@ -60,7 +60,7 @@ class Watch:
         }
         numbers = torch.stack([value.detach().float() for value in seen.values()]).tolist()  # one wait for a GPU
         row = dict(zip(seen, numbers, strict=True))
-        if (step - 1) % EVERY == 0 and len(anchor) > 1:
+        if len(self.rows) % EVERY == 0 and len(anchor) > 1:
             row |= self._geometry(anchor[:SAMPLE].float(), positive[:SAMPLE].float(), group[:SAMPLE].to(anchor.device))
         self.rows.append(row)
         return row["violation_rate"]

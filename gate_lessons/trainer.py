@@ -158,7 +158,7 @@ class _Loop:
         self.optimizer.zero_grad()
         self.step += 1
         last_batch = rows.split(self.batch)[-1]
-        violations = self.watch.see(self.step, loss, norm, *parts, self.material.group[self._even(last_batch)])
+        violations = self.watch.see(loss, norm, *parts, self.material.group[self._even(last_batch)])
         self.curriculum.observe(violations)
 
     def close_epoch(self, evaluate: Callable[[Encoder], dict[str, float]] | None) -> None:
