@@ -45,8 +45,11 @@ class Checkpoints:
         working = done.with_suffix(".part")
         shutil.rmtree(working, ignore_errors=True)
         working.mkdir(parents=True)
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, working / TENSORS)
-        text = json.dumps(dict(state))
+        # Clones, since safetensors refuses weights that share their memory.
+        save_file(
+            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, working / TENSORS
+        )
+        text = json.dumps(dict(state), default=lambda number: number.item())  # NumPy's numbers
         content = {"sha256": _digest(working / TENSORS, text), "state": text}
         (working / STATE).write_text(json.dumps(content), encoding="utf-8")
         for path in (working / TENSORS, working / STATE, working):

@@ -18,14 +18,15 @@ class CollapseWarning(UserWarning):
     """Training shows a sign of collapse: the embeddings are on their way to one point or to few directions.
 
     Attributes:
+        kind: `point`, `rank` or `margin`.
         epoch: when it was seen first.
         sign: what was seen.
         advice: what to try.
     """
 
-    def __init__(self, epoch: int, sign: str, advice: str) -> None:
+    def __init__(self, kind: str, epoch: int, sign: str, advice: str) -> None:
         super().__init__(f"epoch {epoch}: {sign}. Try {advice}")
-        self.epoch, self.sign, self.advice = epoch, sign, advice
+        self.kind, self.epoch, self.sign, self.advice = kind, epoch, sign, advice
 
 
 class Watch:
@@ -94,14 +95,14 @@ def collapse_signs(history: Sequence[Mapping[str, float]], loss: str, margin: fl
     away = "a lower learning rate, negatives that are less hard (semi_hard, random), or a loss with many negatives"
     if last.get("uniformity", -8.0) > POINT:
         sign = f"all sentences lie close to one point: uniformity {last['uniformity']:.2f}, above {POINT}"
-        found.append(CollapseWarning(last["epoch"], sign, away))
+        found.append(CollapseWarning("point", last["epoch"], sign, away))
     if last.get("effective_rank", 1e9) < FALLEN * first.get("effective_rank", 0.0):
         sign = f"the effective rank fell from {first['effective_rank']:.1f} to {last['effective_rank']:.1f}"
-        found.append(CollapseWarning(last["epoch"], sign, f"a higher temperature or {away}"))
+        found.append(CollapseWarning("rank", last["epoch"], sign, f"a higher temperature or {away}"))
     at_margin = "triplet" in loss and abs(last["loss"] - margin) < 0.05 * margin
     if at_margin and last["positive_similarity"] > 0.95:
         sign = f"the loss stands at the margin, {last['loss']:.3f} of {margin}, with all similarities near 1"
-        found.append(CollapseWarning(last["epoch"], sign, away))
+        found.append(CollapseWarning("margin", last["epoch"], sign, away))
     return found
 
 

@@ -115,7 +115,14 @@ class Material:
         names = [f"{row} ({self.group_names[row]})" for row in rows[:shown].tolist()]
         return f"triplets {', '.join(names)}{' …' if len(rows) > shown else ''}"
 
+    def guide_name(self, guide: Encoder | None) -> str:
+        """What tells a guide that was given from another."""
+        if guide is None or self.guide is None:
+            return "the encoder before training"
+        return hashlib.sha256(self.guide.numpy().tobytes()).hexdigest()[:16]
+
     def fingerprint(self) -> str:
         """A few letters that another table of triplets would not have."""
         content = [self.texts, self.anchors.tolist(), self.positives.tolist(), self.given.tolist(), self.group.tolist()]
+        content += [codes.tolist() for codes in self.categories.values()]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

@@ -161,14 +161,16 @@ class TripletObjective(nn.Module):
         if memory and (loss != "multiple_negatives_ranking" or matryoshka_dims):
             raise ValueError("a memory works with multiple_negatives_ranking at full width only; set memory to 0")
         self.loss, self.margin = loss, margin
+        self.settings = {"temperature": temperature, "final_temperature": final_temperature}
+        self.settings |= {"learnable_temperature": learnable_temperature, "memory": memory}
         if learnable_temperature:
             self.temperature = LearnableTemperature(temperature)
         else:
-            self.temperature = ScheduledTemperature(temperature, final_temperature or temperature)
+            self.temperature = ScheduledTemperature(
+                temperature, temperature if final_temperature is None else final_temperature
+            )
         self.memory = CrossBatchMemory(memory) if memory else None
-        kind = "_ranking" if loss.endswith("ranking") else "_in_batch" if loss.startswith("batch") else "_given"
-        function = getattr(self, kind)
-        self.function = losses.matryoshka(function, matryoshka_dims) if matryoshka_dims else function
+        self.matryoshka_dims = matryoshka_dims
 
     def forward(
         self,
@@ -188,11 +190,22 @@ class TripletObjective(nn.Module):
             guide: a guide's embeddings in the same shapes, which `guided_ranking` needs.
             rows: only these anchors, against the whole batch; for `ROW_LOSSES`.
         """
-        group = torch.arange(len(anchor), device=anchor.device) if group is None else group
+        if group is None:
+            group = -2 - torch.arange(len(anchor), device=anchor.device)
         if negative_group is None:
             negative_group = torch.full(negatives.shape[:2], -1, device=anchor.device)
         known = {"group": group, "negative_group": negative_group, "guide": guide, "rows": rows or slice(0, None)}
-        return self.function(anchor, positive, negatives, **known)
+        function = self._ranking if self.loss.endswith("ranking") else self._given
+        if self.loss.startswith("batch"):
+            function = self._in_batch
+        if self.matryoshka_dims:
+            function = losses.matryoshka(function, self.matryoshka_dims)
+        return function(anchor, positive, negatives, **known)
+
+    def extra_repr(self) -> str:
+        """What a checkpoint compares."""
+        named = {"loss": self.loss, "margin": self.margin, "matryoshka_dims": self.matryoshka_dims} | self.settings
+        return ", ".join(f"{name}={value}" for name, value in named.items())
 
     def remember(self, positive: Tensor, negatives: Tensor, group: Tensor, negative_group: Tensor) -> None:
         """After a step: keep the batch's candidates in the memory, where there is one."""
@@ -230,7 +243,8 @@ class TripletObjective(nn.Module):
         return getattr(losses, self.loss)(*one_each, self.margin)
 
     def _in_batch(self, anchor, positive, negatives, group, negative_group, guide, rows) -> Tensor:
-        alone = -1 - torch.arange(negative_group.numel(), device=group.device).view(negative_group.shape)
+        # A negative of unknown meaning has one of its own.
+        alone = -2 - len(group) - torch.arange(negative_group.numel(), device=group.device).view(negative_group.shape)
         other = torch.where(negative_group < 0, alone, negative_group)
         embeddings = torch.cat([anchor, _columns(positive, negatives)])
         return getattr(losses, self.loss)(embeddings, torch.cat([group, _columns(group, other)]), self.margin)

@@ -1,6 +1,7 @@
 """Which triplets make a batch: pass after pass over a stage, in a new order each time."""
 
 from collections import deque
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -22,13 +23,13 @@ class Batches:
     def __init__(self, size: int, generator: torch.Generator, group: Tensor | None = None) -> None:
         self.size, self.generator = size, generator
         self.group = None if group is None else group.tolist()
-        self.stage = torch.empty(0, dtype=torch.long)
+        self._enter(torch.empty(0, dtype=torch.long))
         self.waiting: deque[int] = deque()
 
     def take(self, stage: Tensor) -> Tensor:
         """The next batch [≤ size] of indices from `stage` [n]; another stage than before begins a new pass."""
         if not torch.equal(stage, self.stage):
-            self.stage = stage.clone()
+            self._enter(stage.clone())
             self.waiting.clear()
         if not self.waiting:
             self._begin_pass()
@@ -41,23 +42,27 @@ class Batches:
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on where `state` was taken."""
-        self.stage, self.waiting = state["stage"], deque(state["waiting"].tolist())
+        self._enter(state["stage"])
+        self.waiting = deque(state["waiting"].tolist())
 
-    def _begin_pass(self) -> None:
-        order = torch.randperm(len(self.stage), generator=self.generator)
-        self.waiting.extend(self.stage[order].tolist())
+    def _enter(self, stage: Tensor) -> None:
+        self.stage, self.most = stage, self.size
+        if self.group is not None:
+            self.most = min(self.size, len({self.group[row] for row in stage.tolist()}))
+
+    def _begin_pass(self, still_waiting: Collection[int] = ()) -> None:
+        order = self.stage[torch.randperm(len(self.stage), generator=self.generator)].tolist()
+        self.waiting.extend(row for row in order if row not in still_waiting)
 
     def _any(self) -> list[int]:
         return [self.waiting.popleft() for _ in range(min(self.size, len(self.waiting)))]
 
     def _distinct(self) -> list[int]:
-        batch, seen, later, passes = [], set(), [], 0
-        while len(batch) < self.size:
+        batch, seen, later = [], set(), []
+        while len(batch) < self.most:
             if not self.waiting:
-                if passes == 1:  # a whole new pass could not fill it: the stage has too few groups
-                    break
-                passes += 1
-                self._begin_pass()
+                # Where one group is too large for its share of the batches, its triplets must not pile up.
+                self._begin_pass(set(later) if len(later) > len(self.stage) else ())
             row = self.waiting.popleft()
             if self.group[row] in seen:
                 later.append(row)

@@ -83,6 +83,7 @@ def train(
     if objective.loss == "guided_ranking":
         material.guide = (guide or encoder).encode(material.texts)
     loop = _Loop(fabric, encoder, material, recipe, objective, curriculum)
+    loop.given = {"precision": precision, "guide": material.guide_name(guide)}
     store = Checkpoints(checkpoints) if checkpoints is not None else None
     if store:
         loop.resume(store)
@@ -131,7 +132,7 @@ class _Loop:
         group = material.group if recipe.no_duplicates else None
         self.batches = Batches(self.batch * recipe.accumulate, self.generator, group)
         self.step, self.history, self.watch, self.mined = 0, [], Watch(recipe.margin), None
-        self.stage, self.saved, self.warned = None, None, {}
+        self.stage, self.saved, self.warned, self.given = None, None, {}, {}
 
     def take_step(self) -> None:
         """Mine where it is time, choose a batch, follow its gradient."""
@@ -150,12 +151,12 @@ class _Loop:
         if isinstance(self.objective.temperature, ScheduledTemperature):
             self.objective.temperature.progress = self.step / max(1, self.total - 1)
         self.encoder.train()
+        self.optimizer.zero_grad()  # before, since an interrupted step may have left some
         loss, parts = self._gradient(rows)
         self._check_finite(loss, "loss", loss, parts, rows)
         norm = self._clip()
         self._check_finite(norm, "gradient", loss, parts, rows)
         self.optimizer.step()
-        self.optimizer.zero_grad()
         self.step += 1
         last_batch = rows.split(self.batch)[-1]
         violations = self.watch.see(loss, norm, *parts, self.material.group[self._even(last_batch)])
@@ -172,14 +173,15 @@ class _Loop:
             raise ValueError(f"evaluate gives {min(clash)!r}, which the history already has; name it dev_{min(clash)}")
         self.history.append(row | held_out)
         for warning in collapse_signs(self.history, self.objective.loss, self.recipe.margin):
-            if warning.advice not in self.warned:
-                self.warned[warning.advice] = str(warning)
+            if warning.kind not in self.warned:
+                self.warned[warning.kind] = str(warning)
                 warnings.warn(warning, stacklevel=3)
 
     def finish(self) -> pd.DataFrame:
         """The history; the encoder goes back to the CPU."""
         # A fused AdamW keeps itself alive in a reference cycle, and with it twice the encoder's size.
         self.optimizer.optimizer.state.clear()
+        self.optimizer.zero_grad()
         self.encoder.cpu()
         self.objective.cpu()
         history = pd.DataFrame(self.history)
@@ -188,6 +190,7 @@ class _Loop:
 
     def save(self, store: Checkpoints) -> None:
         """Write a checkpoint; with several processes the first one does."""
+        self._check_weights()
         tensors = {"generator": self.generator.get_state()}
         tensors |= {"mined.indices": self.mined.indices, "mined.difficulty": self.mined.difficulty}
         tensors |= _prefixed("encoder", self.encoder.state_dict())
@@ -203,6 +206,8 @@ class _Loop:
         }
         state |= {"shortfall": self.mined.shortfall, "watch": self.watch.rows}
         state |= {"history": self.history, "warned": self.warned}
+        if self.material.guide is not None:
+            tensors["guide"] = self.material.guide
         if self.fabric.is_global_zero:
             self.saved = store.save(self.step, tensors, state)
 
@@ -213,6 +218,7 @@ class _Loop:
             return
         self.saved, tensors, state = found
         _check_same_run(found.path, state["run"], self._identity())
+        self.material.guide = tensors.get("guide")  # the encoder may be another by now than before training
         self.step, self.history, self.warned = state["step"], state["history"], state["warned"]
         self.watch.rows, self.curriculum.state = state["watch"], state["curriculum"]
         self.mined = Negatives(tensors["mined.indices"], tensors["mined.difficulty"], state["shortfall"])
@@ -227,16 +233,24 @@ class _Loop:
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with to belong to this run."""
-        names = {"objective": type(self.objective).__name__, "curriculum object": type(self.curriculum).__name__}
-        names |= {"encoder": type(self.encoder).__name__, "triplets": self.material.fingerprint()}
-        return dataclasses.asdict(self.recipe) | names | {"processes": self.fabric.world_size}
+        encoder, curriculum = self.encoder, self.curriculum
+        shapes = [list(weight.shape) for weight in encoder.parameters()]
+        plain = {n: v for n, v in vars(curriculum).items() if isinstance(v, int | float | str | tuple | list)}
+        found = {"objective": f"{type(self.objective).__name__}({self.objective.extra_repr()})"}
+        found |= {"curriculum object": f"{type(curriculum).__name__}({plain or ''})"}
+        found |= {"encoder": f"{type(encoder).__name__}({getattr(encoder, 'config', shapes)})"}
+        found |= {"triplets": self.material.fingerprint(), "processes": self.fabric.world_size}
+        return dataclasses.asdict(self.recipe) | found | self.given
 
-    def _mine(self) -> None:
+    def _check_weights(self) -> None:
         if not all(torch.isfinite(weight).all() for weight in self.encoder.parameters()):
             raise FloatingPointError(
                 f"the encoder's weights are NaN or infinite before step {self.step}: lower the learning rate "
                 f"({self.rate}){self._last_checkpoint()}"
             )
+
+    def _mine(self) -> None:
+        self._check_weights()
         share = self.curriculum.mined_share(self.step / self.total)
         with self.fabric.autocast():
             mined = self.material.mine(self.encoder, self.recipe, share, self.generator)
@@ -321,7 +335,15 @@ class _Loop:
         parts = [embeddings[:size], embeddings[size : 2 * size], embeddings[2 * size :].unflatten(0, (size, -1))]
         if self.fabric.world_size == 1:
             return parts
-        return [self.fabric.all_gather(part, sync_grads=True).flatten(0, 1) for part in parts]
+        return [self._gather(part) for part in parts]
+
+    def _gather(self, part: Tensor) -> Tensor:
+        """[b, …] of each process → [B, …] of all of them, with a gradient for its own part."""
+        gathered = self.fabric.all_gather(part, sync_grads=True)
+        if gathered.requires_grad:
+            # PyTorch's all_gather over gloo takes a gradient that is not contiguous for one that is.
+            gathered.register_hook(Tensor.contiguous)
+        return gathered.flatten(0, 1)
 
     def _check_finite(self, value: Tensor, name: str, loss: Tensor, parts: list[Tensor], rows: Tensor) -> None:
         if torch.isfinite(value):

@@ -9,6 +9,8 @@ from torch import Tensor
 TEMPERATURES = [0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 10.0]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
 BATCH, NEGATIVES, WIDTH = 5, 3, 12
+MODES = ["all_negatives", "in_batch_negatives", "hard_negatives"]
+DIRECTIONS = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
 
 # ------------------------------------------------------------------- batches
 
@@ -31,6 +33,12 @@ def random_batch(
 def together(p: Tensor, n: Tensor) -> Tensor:
     """Positives [B, d] and negatives [B, N, d] as candidates [B + N·B, d], candidate j made for anchor j modulo B."""
     return torch.cat([p, *n.unbind(1)])
+
+
+def random_candidates(hard: int = 0, seed: int = 0, rows: int = BATCH, width: int = WIDTH) -> tuple[Tensor, Tensor]:
+    """Anchors [B, d] and candidates [B + hard·B, d]: answers, then so many hard negatives for each anchor."""
+    a, p, n = random_batch(seed, rows, hard, width)
+    return a, together(p, n)
 
 
 def random_mask(rows: int, columns: int, seed: int = 7) -> Tensor:
@@ -146,7 +154,7 @@ def ranking(
 def hardness_weighted(
     a: Tensor, c: Tensor, temperature: float | Tensor, mask: Tensor | None, strength: float, mode: str
 ) -> Tensor:
-    """Lan et al. (2025), equation 5: α · s, held constant, is added to the logits of the negatives that `mode` names."""
+    """Lan et al. (2025), equation 5: α · s, held constant, is added to a negative's logit, where `mode` names it."""
     size, total = len(a), 0
     for i in range(size):
         top = (cos(a[i], c[i]) / temperature).exp()

@@ -1,4 +1,6 @@
 import json
+import os
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -6,9 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer, TfidfTransformer, TfidfVectorizer
 
-from gate_lessons.encoder import LexicalBaseline, NGramEncoder, SentenceTransformerEncoder, make_encoder, unit
+from gate_lessons.encoder import (
+    Encoder,
+    LexicalBaseline,
+    NGramEncoder,
+    Ragged,
+    SentenceTransformerEncoder,
+    make_encoder,
+    unit,
+)
 from gate_lessons.text import normalize
 
 TEXTS = [
@@ -182,6 +194,115 @@ def test_no_texts_are_refused():
             call([])
 
 
+# ---------------------------------------------------------------------------------------------- tables of texts
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=5), max_size=8).flatmap(
+        lambda lists: st.tuples(
+            st.just(lists), st.lists(st.integers(0, len(lists) - 1), max_size=12) if lists else st.just([])
+        )
+    )
+)
+def test_ragged_lists_are_gathered_as_in_a_loop(case):
+    lists, rows = case
+    expected, begins = [], []
+    for row in rows:
+        begins.append(len(expected))
+        expected += lists[row]
+    found, found_begins = Ragged(lists).rows(np.array(rows, np.int64))
+    assert (found.tolist(), found_begins.tolist()) == (expected, begins)
+    assert found.dtype == np.int32
+
+
+def test_ragged_lists_may_be_arrays_and_stay_as_they_were():
+    lists = [np.array([4, 5]), np.array([], np.int64), np.array([6])]
+    ragged = Ragged(lists)
+    numbers, begins = ragged.rows(np.array([0, 1, 0]))
+    numbers[:] = 9
+    lists[0][:] = 8
+    assert ragged.rows(np.array([2, 1, 0, 0]))[0].tolist() == [6, 4, 5, 4, 5]
+    assert begins.tolist() == [0, 2, 2]
+
+
+MIXED = [*TEXTS[:2], "؟!", *TEXTS[2:], "ـــ"]  # two of them have no letters, the last one being among them
+ROWS = [[0, 1, 2], [2], [7, 2, 7], [3, 0, 3, 3, 2, 5, 2], [7, 6, 5, 4, 3, 2, 1, 0], [1, 4], []]
+
+
+def _row_bags(features) -> list[list[int]]:
+    """The numbers of each row of a bag, in order, whatever it is called."""
+    numbers, offsets = features.values() if isinstance(features, dict) else features
+    return [part.tolist() for part in np.split(numbers.numpy(), offsets.numpy()[1:])]
+
+
+@pytest.mark.parametrize("rows", ROWS[:-1])
+def test_rows_of_an_ngram_table_are_the_ngrams_of_those_texts(rows):
+    encoder = _small()
+    table, counts = encoder.table(MIXED), _hashed(MIXED, 512).toarray().astype(int)
+    for _ in range(2):
+        bags = _row_bags(table(torch.tensor(rows)))
+        assert bags == _row_bags(_small().features([MIXED[row] for row in rows]))
+        for row, bag in zip(rows, bags, strict=True):
+            assert np.bincount(bag, minlength=512).tolist() == counts[row].tolist()
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(0, len(MIXED) - 1), min_size=1, max_size=20))
+def test_any_rows_of_an_ngram_table_embed_as_their_texts_do(rows):
+    encoder = _small()
+    found = encoder(encoder.table(MIXED)(torch.tensor(rows))).detach()
+    torch.testing.assert_close(found, encoder.encode(MIXED)[rows], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [[0], [0, 1, 0]])
+def test_a_table_without_any_ngrams_gives_zeros(rows):
+    encoder = _small()
+    features = encoder.table(["؟!", "ـــ"])(torch.tensor(rows))
+    assert torch.equal(encoder(features), torch.zeros(len(rows), 16))
+
+
+def test_a_table_is_not_disturbed_by_another_one():
+    encoder = _small()
+    table = encoder.table(TEXTS)
+    before = _row_bags(table(torch.tensor([1, 3])))
+    encoder.table(["أول كلمة", *reversed(TEXTS)])(torch.tensor([0, 2]))
+    assert _row_bags(table(torch.tensor([1, 3]))) == before
+
+
+def test_an_encoder_without_a_table_of_its_own_makes_features_of_the_rows():
+    class Lengths(Encoder):
+        def features(self, texts):
+            return [len(text) for text in texts]
+
+    table = Lengths().table(text for text in ("a", "bb", "cccc"))
+    assert table(torch.tensor([2, 0, 2])) == [4, 1, 4]
+
+
+THREADS = """
+import torch
+from gate_lessons.encoder import Bag, NGramEncoder
+
+torch.set_num_threads(2)
+draws = torch.Generator().manual_seed(0)
+bag = Bag(torch.randint(256, (40_000,), generator=draws), torch.arange(0, 40_000, 200))
+encoder, weight, found = NGramEncoder(width=8, buckets=256), torch.randn(200, 8, generator=draws), set()
+for _ in range(10):
+    encoder.zero_grad()
+    (encoder(bag) * weight).sum().backward()
+    found.add(b"".join(parameter.grad.numpy().tobytes() for parameter in encoder.parameters()))
+print(torch.get_num_threads(), len(found))
+"""
+
+
+def test_two_threads_add_up_the_same_bits_of_gradient_each_time():
+    """Many n-grams meet in few buckets: whoever adds to them in an order that depends on the threads is found out."""
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS], capture_output=True, text=True, env=os.environ, timeout=120, check=True
+    )
+    assert done.stdout.split() == ["2", "1"]
+
+
 # ---------------------------------------------------------------------------------------------- saving
 
 
@@ -270,6 +391,71 @@ def test_features_of_a_sentence_transformer_survive_the_forward_pass(tiny_bert):
     names = set(features)
     encoder(features)
     assert set(features) == names
+
+
+@pytest.mark.parametrize("rows", [[0], [3, 0, 3], [5, 4, 3, 2, 1, 0]])
+def test_rows_of_a_transformers_table_are_the_features_of_those_texts(tiny_bert, rows):
+    """Padded to the longest of those rows, not of the table."""
+    encoder = SentenceTransformerEncoder(tiny_bert)
+    found, expected = encoder.table(TEXTS)(torch.tensor(rows)), encoder.features([TEXTS[row] for row in rows])
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value) if isinstance(value, torch.Tensor) else found[name] == value
+
+
+@pytest.fixture(scope="module")
+def static_model(tmp_path_factory) -> Path:
+    """A table of random word vectors with a tokenizer that knows the words of `TEXTS`, as a folder."""
+    pytest.importorskip("sentence_transformers", reason="the extra `hub` is not installed")
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+    words = sorted({word.strip("؟!.،") for text in TEXTS for word in text.split()})
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0} | {word: i + 1 for i, word in enumerate(words)}, "[UNK]"))
+    tokenizer.normalizer = normalizers.Replace(Regex("[؟!.،ـ]"), "")
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("static")
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=16)], device="cpu").save_pretrained(
+        str(folder)
+    )
+    return folder
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_rows_of_a_static_table_are_the_tokens_of_those_texts(static_model, rows):
+    encoder = SentenceTransformerEncoder(static_model)
+    table = encoder.table(MIXED)
+    expected = encoder.features([MIXED[row] for row in rows]) if rows else None
+    for _ in range(2):
+        found = table(torch.tensor(rows, dtype=torch.long))
+        if rows:
+            assert found.keys() == expected.keys()
+            assert _row_bags(found) == _row_bags(expected)
+            assert torch.equal(encoder(found), encoder(expected))
+        else:
+            assert [len(value) for value in found.values()] == [0, 0]
+
+
+def test_a_static_model_splits_its_texts_once_and_encodes_as_its_own_model_does(static_model, monkeypatch):
+    encoder = SentenceTransformerEncoder(static_model)
+    expected = encoder.model.encode(MIXED, convert_to_tensor=True)
+    assert (expected[2] == 0).all()
+    assert len({tuple(row) for row in expected.tolist()}) == len(MIXED) - 1  # it tells the others apart
+    asked = []
+    features = encoder.features
+    monkeypatch.setattr(encoder, "features", lambda texts: asked.append(len(texts)) or features(texts))
+    torch.testing.assert_close(encoder.encode(MIXED, batch_size=3), expected, rtol=0, atol=1e-6)
+    assert asked == [len(MIXED)]
+
+
+def test_gradients_flow_into_a_static_model(static_model):
+    encoder = SentenceTransformerEncoder(static_model)
+    features = encoder.table(MIXED)(torch.tensor([1, 2, 1]))
+    encoder(features).sum().backward()
+    (weight,) = encoder.parameters()
+    assert weight.grad.abs().sum(1).nonzero()[:, 0].tolist() == sorted(set(features["input_ids"].tolist()))
 
 
 def test_a_saved_sentence_transformer_is_found_again(tiny_bert, tmp_path):

@@ -19,6 +19,13 @@ in_batch = pytest.mark.parametrize("loss", IN_BATCH, ids=lambda loss: loss.__nam
 LABELS = [3, 3, 3, -7, -7, 0, 3, -7, 5, 5]  # one of them alone
 
 
+def _labelled_batch() -> Tensor:
+    """Embeddings for `LABELS`, of which the first two are positives that point away from each other."""
+    x = random_rows(len(LABELS), WIDTH, seed=4)
+    x[1] = 0.3 * x[1] - x[0]
+    return x
+
+
 def _triplets(a: Tensor, p: Tensor, n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return a, p, n[:, 0]
 
@@ -53,13 +60,18 @@ def test_adaptive_triplet_equals_the_loop(dtype, options):
 @pytest.mark.parametrize("margin", [0.0, 0.1, 0.5, 2.0])
 @in_batch
 def test_triplets_of_a_batch_equal_the_loop(dtype, margin, loss):
-    label, x = torch.tensor(LABELS), random_rows(len(LABELS), WIDTH, seed=4)
-    compare(lambda x: loss(x, label, margin), lambda x: IN_BATCH[loss](x, LABELS, margin), x, dtype=dtype)
+    label = torch.tensor(LABELS)
+    compare(
+        lambda x: loss(x, label, margin),
+        lambda x: IN_BATCH[loss](x, LABELS, margin),
+        _labelled_batch(),
+        dtype=dtype,
+    )
 
 
 def test_the_batch_of_the_loops_holds_every_case():
     """Positive pairs with and without a negative beyond them; triplets that violate a small margin, and that do not."""
-    x, found = random_rows(len(LABELS), WIDTH, seed=4), []
+    x, found = _labelled_batch(), []
     oracle.batch_semi_hard(x, LABELS, 0.1, found)
     assert set(found) == {True, False}
     similarity, kept = losses.cosine_matrix(x, x), set()
@@ -94,9 +106,9 @@ def test_batch_hard_takes_the_farthest_positive_and_the_nearest_negative():
     x = on_circle(0, 20, 50, 65, 120)
     label = torch.tensor([1, 1, 1, 2, 3])  # those at 65° and 120° have no positive: they are no anchors
     expected = [_cos(65) - _cos(50), _cos(45) - _cos(30), _cos(15) - _cos(50)]
-    costs = [max(0, cost + 0.1) for cost in expected]
+    costs = [max(0, cost + 0.2) for cost in expected]
     assert costs[0] == 0 and all(costs[1:])
-    assert losses.batch_hard_triplet(x, label, 0.1).item() == pytest.approx(sum(costs) / 3)
+    assert losses.batch_hard_triplet(x, label, 0.2).item() == pytest.approx(sum(costs) / 3)
 
 
 def test_batch_semi_hard_takes_the_negative_just_beyond_the_positive():
@@ -115,10 +127,10 @@ def test_batch_semi_hard_without_a_negative_beyond_takes_the_least_similar():
 
 
 def test_batch_semi_hard_passes_a_negative_exactly_as_near_as_the_positive():
-    x = on_circle(0, 40, 40, 90)  # the same sentence under two labels
-    label = torch.tensor([1, 1, 2, 3])
-    expected = (_cos(90) - _cos(40) + 0.7 + _cos(50) - _cos(40) + 0.7) / 2
-    assert losses.batch_semi_hard_triplet(x, label, 0.7).item() == pytest.approx(expected)
+    """The positive's sentence stands in the batch under a second label; the other negative is orthogonal to all."""
+    x = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    found = losses.batch_semi_hard_triplet(x, torch.tensor([1, 1, 2, 3]), 0.9)
+    assert found.item() == pytest.approx(0.9 - _cos(45))
 
 
 def test_batch_all_averages_over_the_violating_triplets_only():
@@ -139,7 +151,7 @@ def test_the_mean_over_violating_triplets_rises_when_the_smallest_violation_is_r
 
 
 def test_a_positive_that_comes_nearer_than_a_negative_makes_it_semi_hard_and_the_loss_rise():
-    """By its rule the loss jumps where a negative changes sides: it is the one loss here that is not monotone in each."""
+    """By its rule the loss jumps where a negative changes sides, so that it is not monotone in each similarity."""
     before = torch.eye(4, dtype=torch.float64)
     for one, other, similarity in ((0, 1, 0.10), (0, 2, 0.11), (0, 3, -0.3), (1, 2, -0.3), (1, 3, -0.3)):
         before = oracle.moved(before, one, other, similarity)
@@ -256,21 +268,20 @@ def test_batch_hard_falls_with_a_positive_and_rises_with_a_negative(classes, see
 def test_triplets_fall_with_the_positive_and_rise_with_the_negative(loss, seed, place, by):
     similarities = oracle.random_similarities(3, seed)
     before, after = (
-        loss(*oracle.placed(s).unsqueeze(1), 1.5).item()
+        loss(*oracle.placed(s).unsqueeze(1), 1.0).item()
         for s in (similarities, oracle.moved(similarities, 0, place, by))
     )
-    assert after < before if place == 1 else after > before
+    assert after <= before if place == 1 else after >= before
 
 
 @settings(max_examples=40, deadline=None)
-@given(**batches, margin=st.floats(0, 2))
-def test_no_choice_of_triplets_costs_more_than_the_hardest(rows, classes, seed, margin):
-    """Of classes of one size, so that every choice averages over the anchors in the same way."""
+@given(classes=st.integers(1, 4), seed=st.integers(0, 10**6), margin=st.floats(0, 2))
+def test_semi_hard_triplets_never_cost_more_than_the_hardest(classes, seed, margin):
+    """In classes of two, where either loss is a mean over the anchors."""
     x = random_rows(2 * classes, 6, seed=seed)
     label = torch.arange(classes).repeat(2)
     hard = losses.batch_hard_triplet(x, label, margin)
     assert losses.batch_semi_hard_triplet(x, label, margin) <= hard + 1e-12
-    assert rows  # drawn for the others
 
 
 # ------------------------------------------------------------------- bad input

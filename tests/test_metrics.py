@@ -3,6 +3,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import ndcg_score
 
@@ -132,6 +134,89 @@ def test_uniformity_equals_a_loop_over_distinct_pairs():
     unit = (rows / rows.norm(dim=1, keepdim=True)).numpy()
     terms = [np.exp(-2 * ((unit[i] - unit[j]) ** 2).sum()) for i in range(12) for j in range(i)]
     assert metrics.uniformity(rows) == pytest.approx(np.log(np.mean(terms)), abs=1e-12)
+
+
+def _rows(count: int, width: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+
+
+def _naive_rank(rows: torch.Tensor) -> float:
+    """By way of the eigenvalues of the products of all rows of length 1: they are the squared singular values."""
+    unit = np.array([row / np.sqrt((row**2).sum()) for row in rows.double().numpy()])
+    values = np.sqrt(np.linalg.eigvalsh(unit @ unit.T).clip(0))
+    shares = [value / values.sum() for value in values if value > 1e-7]
+    return float(np.exp(-sum(share * np.log(share) for share in shares)))
+
+
+@pytest.mark.parametrize("shape", [(12, 5), (5, 12), (1, 4), (8, 8)])
+def test_effective_rank_equals_a_naive_computation(shape):
+    assert metrics.effective_rank(_rows(*shape)) == pytest.approx(_naive_rank(_rows(*shape)), rel=1e-5)
+
+
+def test_effective_rank_of_a_line_is_1_and_of_an_orthonormal_set_its_size():
+    line = torch.tensor([[1.0], [-2.0], [0.5]]) * _rows(1, 6)
+    assert metrics.effective_rank(line) == pytest.approx(1, abs=1e-4)
+    assert metrics.effective_rank(torch.ones(7, 3)) == pytest.approx(1, abs=1e-4)
+    turned = torch.linalg.qr(_rows(6, 6)).Q
+    assert metrics.effective_rank(turned) == pytest.approx(6, rel=1e-5)
+    assert metrics.effective_rank(turned[:4]) == pytest.approx(4, rel=1e-5)
+    assert metrics.effective_rank(turned.repeat(3, 1)) == pytest.approx(6, rel=1e-5)
+
+
+def test_effective_rank_by_hand():
+    """Three rows on one axis, one on another: singular values √3 and 1."""
+    rows = torch.eye(4)[[0, 0, 0, 2]]
+    share = 3**0.5 / (3**0.5 + 1)
+    expected = np.exp(-share * np.log(share) - (1 - share) * np.log(1 - share))
+    assert metrics.effective_rank(rows) == pytest.approx(expected, rel=1e-6)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 1000))
+def test_effective_rank_lies_between_1_and_what_fits_and_no_length_matters(count, width, seed):
+    rows = _rows(count, width, seed)
+    found = metrics.effective_rank(rows)
+    assert 1 - 1e-4 <= found <= min(count, width) + 1e-4
+    lengths = torch.logspace(-3, 3, count)[:, None]
+    assert metrics.effective_rank(rows * lengths) == pytest.approx(found, rel=1e-3)
+
+
+def test_effective_rank_of_half_precision_is_that_of_its_numbers():
+    rows = _rows(12, 5).bfloat16()
+    assert metrics.effective_rank(rows) == pytest.approx(metrics.effective_rank(rows.float()), rel=1e-6)
+
+
+def _naive_accuracy(anchors: torch.Tensor, positives: torch.Tensor, group: list[int]) -> float:
+    right = 0
+    for i, anchor in enumerate(anchors.double()):
+        cosines = [float(anchor @ p / p.norm()) for p in positives.double()]
+        right += group[cosines.index(max(cosines))] == group[i]
+    return right / len(anchors)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_retrieval_accuracy_equals_a_loop_whatever_the_lengths(seed):
+    anchors = _rows(40, 4, seed)
+    positives = (anchors + 0.6 * _rows(40, 4, seed + 10)) * torch.logspace(-2, 2, 40)[:, None]
+    group = torch.arange(40) % 5
+    alone = metrics.retrieval_accuracy(anchors, positives)
+    together = metrics.retrieval_accuracy(anchors, positives, group)
+    assert alone == pytest.approx(_naive_accuracy(anchors, positives, list(range(40))))
+    assert together == pytest.approx(_naive_accuracy(anchors, positives, group.tolist()))
+    assert 0 < alone < together < 1
+
+
+def test_retrieval_accuracy_counts_a_tie_within_a_group():
+    """Rows 0 and 1 have one answer. Each finds the first of the two, which is only row 0's own."""
+    anchors = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
+    positives = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
+    assert metrics.retrieval_accuracy(anchors, positives) == pytest.approx(2 / 3)
+    assert metrics.retrieval_accuracy(anchors, positives, torch.tensor([5, 5, 2])) == 1
+    assert metrics.retrieval_accuracy(anchors, positives, torch.tensor([5, 2, 2])) == pytest.approx(2 / 3)
+
+
+def test_retrieval_accuracy_of_collapse_is_chance():
+    assert metrics.retrieval_accuracy(torch.ones(8, 3), torch.ones(8, 3)) == pytest.approx(1 / 8)
 
 
 # ---------------------------------------------------------------------------------------------- intervals

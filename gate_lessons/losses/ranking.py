@@ -87,7 +87,7 @@ def multiple_negatives_ranking(
     scaled = unit(anchor) / temperature
     logits = at_least_float32(scaled @ unit(candidates).T)
     if memory is not None:
-        logits = torch.cat([logits, at_least_float32(scaled @ memory.T)], dim=1)
+        logits = torch.cat([logits, at_least_float32(scaled @ memory.detach().T)], dim=1)
     similarity = logits.detach() * temperature if return_parts else None
     if weights is not None:
         logits = logits + _log_weights(weights, logits, answer)
@@ -126,12 +126,18 @@ def hardness_weighted_ranking(
         raise ValueError(f"unknown mode {mode!r}; choose from {', '.join(HARDNESS_MODES)}")
     if not strength >= 0:
         raise ValueError(f"strength must be 0 or more, not {strength} (5 to 9 are usual)")
-    _answers(anchor, candidates)
-    weights = (strength * cosine_matrix(anchor, candidates).detach()).exp()
+    answer = _answers(anchor, candidates)
+    check_temperature(temperature)
+    similarity = at_least_float32(cosine_matrix(anchor, candidates))
+    unweighted = F.one_hot(answer, len(candidates)).bool()
     if mode != "all_negatives":
         own = _own_documents(anchor, candidates)
-        weights = weights.masked_fill(own if mode == "in_batch_negatives" else ~own, 1.0)
-    return multiple_negatives_ranking(anchor, candidates, temperature, mask, weights=weights)
+        unweighted = unweighted | (own if mode == "in_batch_negatives" else ~own)
+    # A negative that counts w times has log w added to its logit: e^(strength · s) itself might overflow.
+    logits = similarity / temperature + (strength * similarity.detach()).masked_fill(unweighted, 0.0)
+    if mask is not None:
+        logits = logits.masked_fill(_checked_mask(mask, logits, answer), NEVER)
+    return F.cross_entropy(logits, answer)
 
 
 def debiased_ranking(
@@ -160,7 +166,7 @@ def debiased_ranking(
     own = logits[out]
     if mask is not None:
         out = out | _checked_mask(mask, logits, answer)
-    count = (~out).sum(dim=1)
+    count = (~out).sum(dim=1).to(logits.dtype)
     # A finite stand-in for −∞: a row without negatives must give 0, and the gradient of −∞ − (−∞) is no number.
     mean = torch.logsumexp(logits.masked_fill(out, torch.finfo(logits.dtype).min / 4), dim=1) - count.clamp_min(1).log()
     least = -1 / torch.as_tensor(temperature, dtype=logits.dtype, device=logits.device)
@@ -168,7 +174,7 @@ def debiased_ranking(
     some = share < -1e-6
     true = mean + torch.log(-torch.expm1(torch.where(some, share, -1.0))) - math.log1p(-prior)
     true = torch.where(some, true, least).maximum(least)
-    return (torch.logaddexp(own, true + count.to(own.dtype).log()) - own).mean()
+    return (torch.logaddexp(own, true + count.log()) - own).mean()
 
 
 def symmetric_ranking(
