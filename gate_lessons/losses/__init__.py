@@ -2,7 +2,7 @@
 
 They own no model and no state, take raw (unnormalised) embeddings, and work through cosine similarity. Margins are
 margins of cosine similarity: FaceNet's squared distance is 2 − 2·cos, so its margin of 0.2 is 0.1 here.
-`return_parts=True` also returns the similarities and per-row losses, detached, by name.
+Where a loss takes `return_parts=True`, it also returns the similarities and per-row losses, detached, by name.
 """
 
 from gate_lessons.losses.common import (

@@ -17,7 +17,7 @@ def matryoshka(
     """Matryoshka representation learning (Kusupati et al. 2022): the same loss on every prefix of the embedding.
 
     Args:
-        loss: any loss of this module.
+        loss: any loss of this package, without a memory, whose rows would no longer have length 1.
         dims: prefix lengths, each at most d, for example (64, 32, 16).
         weights: one for each length; 1 each by default, as in sentence-transformers.
 

@@ -79,7 +79,8 @@ def multiple_negatives_ranking(
         first: candidate `first + i` answers anchor i: for some of a batch's anchors against all its candidates.
 
     Returns:
-        The loss; with `return_parts` also positive_similarity [B], negative_similarity [B, M − 1], loss [B].
+        The loss; with `return_parts` also positive_similarity [B], negative_similarity [B, M − 1] (with a memory
+        [B, M + S − 1]), loss [B].
     """
     answer = _answers(anchor, candidates, first)
     check_temperature(temperature)
@@ -87,6 +88,8 @@ def multiple_negatives_ranking(
     scaled = unit(anchor) / temperature
     logits = at_least_float32(scaled @ unit(candidates).T)
     if memory is not None:
+        if memory.dim() != 2 or memory.shape[1] != anchor.shape[1]:
+            raise ValueError(f"memory must be [S, d] with d = {anchor.shape[1]}, not {list(memory.shape)}")
         logits = torch.cat([logits, at_least_float32(scaled @ memory.detach().T)], dim=1)
     similarity = logits.detach() * temperature if return_parts else None
     if weights is not None:
@@ -154,8 +157,7 @@ def debiased_ranking(
 
     Args:
         anchor, candidates, temperature, mask: see `multiple_negatives_ranking`.
-        prior: the paper's τ⁺, the chance that a negative is false, 0 (the plain loss, down to that least value) to
-            below 1.
+        prior: the paper's τ⁺, the chance that a negative is false, 0 (the plain loss) to below 1.
     """
     if not 0 <= prior < 1:
         raise ValueError(f"prior must be a share from 0 to below 1, not {prior}")
@@ -167,11 +169,11 @@ def debiased_ranking(
     if mask is not None:
         out = out | _checked_mask(mask, logits, answer)
     count = (~out).sum(dim=1).to(logits.dtype)
-    # A finite stand-in for −∞: a row without negatives must give 0, and the gradient of −∞ − (−∞) is no number.
+    # A finite stand-in for −∞, so that the mean of a row without negatives is a number.
     mean = torch.logsumexp(logits.masked_fill(out, torch.finfo(logits.dtype).min / 4), dim=1) - count.clamp_min(1).log()
     least = -1 / torch.as_tensor(temperature, dtype=logits.dtype, device=logits.device)
     share = own - mean + math.log(prior) if prior else torch.full_like(own, NEVER)  # of the mean that is false, in logs
-    some = share < -1e-6
+    some = share < -1e-6  # nearer to 0 nothing would be left, and the logarithm below would have no gradient
     true = mean + torch.log(-torch.expm1(torch.where(some, share, -1.0))) - math.log1p(-prior)
     true = torch.where(some, true, least).maximum(least)
     return (torch.logaddexp(own, true + count.log()) - own).mean()
@@ -189,8 +191,8 @@ def symmetric_ranking(
         anchor, candidates, temperature, mask: see `multiple_negatives_ranking`.
     """
     answer = _answers(anchor, candidates)
-    back_mask = None if mask is None else mask[:, : len(anchor)].T
     forth = multiple_negatives_ranking(anchor, candidates, temperature, mask)
+    back_mask = None if mask is None else mask[:, : len(anchor)].T
     back = multiple_negatives_ranking(candidates[answer], anchor, temperature, back_mask)
     return (forth + back) / 2
 
@@ -206,8 +208,8 @@ def multi_direction_ranking(
 
     The right answer of row i is s(anchor i, candidate i). Beside it stand the negatives of each direction: of the
     anchor among the candidates (`query_to_doc`) and among the anchors (`query_to_query`); of its answer among the
-    anchors (`doc_to_query`, where the right answer stands a second time, as in sentence-transformers) and among the
-    candidates that were made for other anchors (`doc_to_doc`).
+    anchors (`doc_to_query`, where the right answer stands a second time, as in sentence-transformers, so that the loss
+    cannot fall below log 2) and among the candidates that were made for other anchors (`doc_to_doc`).
 
     Args:
         anchor, candidates, temperature, mask: see `multiple_negatives_ranking`. M is a multiple of B: candidate j was
@@ -216,6 +218,7 @@ def multi_direction_ranking(
     """
     if unknown := [name for name in directions if name not in DIRECTIONS]:
         raise ValueError(f"unknown direction {unknown[0]!r}; choose from {', '.join(DIRECTIONS)}")
+    directions = list(dict.fromkeys(directions))
     if "query_to_doc" not in directions:
         raise ValueError("directions must contain 'query_to_doc', where the right answer stands")
     answer = _answers(anchor, candidates)
@@ -236,7 +239,7 @@ def multi_direction_ranking(
     for name in directions:
         source, target = name.split("_to_")
         logits.append(at_least_float32(sides[source][1] @ sides[target][0].T).masked_fill(out[name], NEVER))
-    own = logits[list(directions).index("query_to_doc")][answer, answer]
+    own = logits[directions.index("query_to_doc")][answer, answer]
     return (torch.logsumexp(torch.cat(logits, dim=1), dim=1) - own).mean()
 
 
@@ -246,14 +249,15 @@ def guide_mask(guide_anchor: Tensor, guide_candidates: Tensor, margin: float = 0
     Args:
         guide_anchor: [B, d] the guide's embeddings of the anchors.
         guide_candidates: [M, d] the guide's embeddings of the candidates, of which candidate i answers anchor i.
-        margin: how far below the guide's similarity to the answer a candidate is already masked, in cosine similarity.
+        margin: how far below the guide's similarity to the answer a candidate is already masked, in cosine
+            similarity. At 0 an exact copy of the answer is not masked, as in sentence-transformers.
         first: as in `multiple_negatives_ranking`.
 
     Returns:
         [B, M] booleans, True where s(anchor i, candidate j) > s(anchor i, candidate i) − margin, but never at (i, i).
     """
     answer = _answers(guide_anchor, guide_candidates, first)
-    similarity = cosine_matrix(guide_anchor, guide_candidates).detach()
+    similarity = cosine_matrix(guide_anchor, guide_candidates)
     mask = similarity > similarity.gather(1, answer[:, None]) - margin
     return mask & ~F.one_hot(answer, len(guide_candidates)).bool()
 
@@ -263,6 +267,8 @@ def _answers(anchor: Tensor, candidates: Tensor, first: int = 0) -> Tensor:
     rows, columns = anchor.shape[0], candidates.shape[0]
     if anchor.shape[-1] != candidates.shape[-1]:
         raise ValueError(f"dimensions differ: anchor {list(anchor.shape)}, candidates {list(candidates.shape)}")
+    if first < 0:
+        raise ValueError(f"first must be 0 or more, not {first}")
     if columns < first + rows:
         raise ValueError(
             f"{rows} anchors need at least {first + rows} candidates (candidate i answers anchor i), not {columns}"

@@ -75,7 +75,8 @@ def batch_hard_triplet(embeddings: Tensor, label: Tensor, margin: float = 0.3) -
 
     Returns:
         The mean over the embeddings that have both a positive and a negative, 0 where none has. sentence-transformers
-        also counts those without a positive, at similarity 1.
+        also counts those without a positive, at similarity 1, and without any negative in the batch its losses are not
+        0: batch-hard costs the margin, semi-hard takes the anchor itself for a negative.
     """
     similarity, positive, negative = _in_batch(embeddings, label, margin)
     s_p = similarity.masked_fill(~positive, 2.0).amin(dim=1)
@@ -94,7 +95,8 @@ def batch_semi_hard_triplet(embeddings: Tensor, label: Tensor, margin: float = 0
         embeddings, label, margin: see `batch_hard_triplet`.
 
     Returns:
-        The mean over the positive pairs whose anchor has a negative, 0 where there is none.
+        The mean over the positive pairs whose anchor has a negative, 0 where there is none. Another negative may be
+        chosen when a similarity moves, so that the loss jumps, and may fall where a negative comes nearer.
     """
     similarity, positive, negative = _in_batch(embeddings, label, margin)
     positive = positive & negative.any(dim=1, keepdim=True)
@@ -111,7 +113,8 @@ def batch_all_triplet(embeddings: Tensor, label: Tensor, margin: float = 0.3) ->
         embeddings, label, margin: see `batch_hard_triplet`.
 
     Returns:
-        The mean over the violating triplets, 0 where there is none. Its value hardly falls while their number does.
+        The mean over the violating triplets, 0 where there is none. Those that a step mends leave the mean, which may
+        rise by it: the number of violations is no part of the value. Memory: positive pairs × B similarities.
     """
     similarity, positive, negative = _in_batch(embeddings, label, margin)
     row, column = positive.nonzero(as_tuple=True)
