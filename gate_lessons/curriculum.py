@@ -174,6 +174,8 @@ class ByViolation(Curriculum):
         for name, value in (("start", start), ("step", step)):
             if not 0 < value <= 1:
                 raise ValueError(f"{name} must be a share above 0 and up to 1, not {value}")
+        if start < step:
+            raise ValueError(f"start must be at least one step, not {start} with steps of {step}")
         self.low, self.high, self.step = low, high, step
         self.state = {"share": start, "seen": 0.0, "violations": 0.0}
 

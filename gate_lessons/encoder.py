@@ -153,7 +153,7 @@ class NGramEncoder(Encoder):
     def forward(self, features: Bag) -> Tensor:
         """Embeddings [B, d]."""
         ngrams, offsets = features
-        # `log_weight[ngrams]` would add up its gradient in an order that changes from run to run.
+        # `log_weight[ngrams]` would add up its gradient in an order that changes from run to run (on the CPU).
         weights = self.log_weight.index_select(0, ngrams).exp()
         return self.vectors(ngrams, offsets, per_sample_weights=weights)
 

@@ -85,7 +85,7 @@ def effective_rank(embeddings: Tensor) -> float:
     The exponential of the entropy of the singular values' shares, for rows of length 1.
     """
     values = torch.linalg.svdvals(F.normalize(embeddings.float(), dim=1))
-    shares = values / values.sum()
+    shares = values / values.sum().clamp_min(1e-12)
     return float(torch.special.entr(shares).sum().exp())
 
 

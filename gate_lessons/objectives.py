@@ -118,6 +118,8 @@ class CrossBatchMemory(nn.Module):
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         # Buffers get their shape with the first batch, so what was saved decides it.
+        if len(state[prefix + "ring"]) not in (0, self.size):
+            raise ValueError(f"a memory of {len(state[prefix + 'ring'])} entries cannot go on with {self.size}")
         for name in ("ring", "groups"):
             setattr(self, name, state[prefix + name].clone().to(self.written.device))
         super()._load_from_state_dict(state, prefix, *rest)
@@ -127,7 +129,8 @@ class TripletObjective(nn.Module):
     """One call for every loss of triplets: anchors [B, d], positives [B, d], negatives [B, k, d] → a scalar.
 
     The ranking losses use the rest of the batch as negatives too; the batch triplet losses look for their triplets
-    among all sentences of the batch. Those of one group are never negatives of each other.
+    among all sentences of the batch. In both, sentences of one group are never negatives of each other; a negative
+    that an anchor was given stays one.
 
     Args:
         loss: a name from `LOSSES`, which are those of `losses`; `guided_ranking` is multiple negatives ranking
@@ -188,8 +191,10 @@ class TripletObjective(nn.Module):
             anchor, positive, negatives: [B, d], [B, d], [B, k, d].
             group, negative_group: [B] and [B, k] codes ≥ 0 of the meanings. Without them each row is its own.
             guide: a guide's embeddings in the same shapes, which `guided_ranking` needs.
-            rows: only these anchors, against the whole batch; for `ROW_LOSSES`.
+            rows: only these anchors, against the whole batch, as a slice from a start to a stop; for `ROW_LOSSES`.
         """
+        if rows is not None and self.loss not in ROW_LOSSES:
+            raise ValueError(f"{self.loss} is a loss of the whole batch; rows are for {', '.join(ROW_LOSSES)}")
         if group is None:
             group = -2 - torch.arange(len(anchor), device=anchor.device)
         if negative_group is None:

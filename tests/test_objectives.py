@@ -377,6 +377,14 @@ def test_a_copy_with_matryoshka_has_a_temperature_of_its_own():
     assert other(*_batch()).item() != original(*_batch()).item()
 
 
+def test_what_a_checkpoint_compares_tells_any_two_settings_apart():
+    settings = [{}, {"temperature": 0.1}, {"margin": 0.1}, {"learnable_temperature": True}, {"final_temperature": 0.1}]
+    settings += [{"matryoshka_dims": (4,)}, {"matryoshka_dims": (4, 2)}, {"memory": 4}, {"memory": 5}]
+    settings += [{"loss": name} for name in LOSSES if name != "multiple_negatives_ranking"]
+    assert len({TripletObjective(**options).extra_repr() for options in settings}) == len(settings)
+    assert TripletObjective(memory=4).extra_repr() == TripletObjective(memory=4).extra_repr()
+
+
 # ------------------------------------------------------------------- a temperature on a schedule
 
 

@@ -169,7 +169,7 @@ def test_one_group_alone_gives_one_triplet_at_a_time():
     assert Counter(_rows(taken)) == dict.fromkeys(range(5), 4)
 
 
-@pytest.mark.parametrize(("sizes", "size"), [([3] * 10, 64), ([20], 4)])
+@pytest.mark.parametrize(("sizes", "size"), [([3] * 10, 64), ([20], 4), ([9, 1], 2), ([30, 1, 1, 2], 3)])
 def test_what_waits_does_not_grow_without_end(sizes, size):
     group = _groups(*sizes)
     batches, waiting = _batches(size, group), []
@@ -177,6 +177,14 @@ def test_what_waits_does_not_grow_without_end(sizes, size):
         batches.take(torch.arange(len(group)))
         waiting.append(len(batches.state()["waiting"]))
     assert max(waiting) <= 3 * len(group)
+
+
+def test_a_group_too_large_for_its_share_still_takes_turns():
+    """Full batches of two need the only triplet of the small group each time; the nine others share the other place."""
+    stream = _stream(_batches(2, _groups(9, 1)), torch.arange(10))
+    counts = Counter(row for batch in islice(stream, 900) for row in batch)
+    assert counts[9] == 900
+    assert all(abs(counts[row] - 100) <= 3 for row in range(9))
 
 
 # ------------------------------------------------------------------- taking it up again
