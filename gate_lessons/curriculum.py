@@ -164,7 +164,7 @@ class ByViolation(Curriculum):
     Args:
         start: share of the triplets at the beginning.
         low, high: the band of violation rates in which the share stays, 0 ≤ low < high ≤ 1.
-        step: how much the share grows or shrinks; it stays between one step and 1.
+        step: how much the share grows or shrinks; once it has moved it stays between one step and 1.
     """
 
     def __init__(self, start: float = 0.3, low: float = 0.5, high: float = 0.8, step: float = 0.1) -> None:
@@ -174,8 +174,6 @@ class ByViolation(Curriculum):
         for name, value in (("start", start), ("step", step)):
             if not 0 < value <= 1:
                 raise ValueError(f"{name} must be a share above 0 and up to 1, not {value}")
-        if start < step:
-            raise ValueError(f"start must be at least one step, not {start} with steps of {step}")
         self.low, self.high, self.step = low, high, step
         self.state = {"share": start, "seen": 0.0, "violations": 0.0}
 
