@@ -52,7 +52,7 @@ course: $(READY) ## execute every lesson in place, so that the stored outputs ar
 evidence: $(READY)-test ## measure quality on every data set that is here, into benchmarks/evidence/
 	$(BIN)/python -m benchmarks.quality
 
-bench: $(READY)-test ## measure speed and memory against peers
+bench: $(READY)-test ## measure speed and memory against peers, into benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.speed
 
 wheelhouse: $(READY) ## collect all wheels into wheelhouse/, for a room without a network

@@ -1,83 +1,42 @@
 """`make bench`: speed and memory, as ratios to a peer in the same run, medians over alternating trials, two threads.
 
-Prints a table with the bound beside each figure and exits 1 where a bound is missed.
+Prints a table with the bound beside each figure, writes it to `benchmarks/RESULTS.md` with machine and versions, and
+exits 1 where a bound is missed. `python -m benchmarks.speed losses training` measures only these and writes nothing.
 """
 
-import statistics
+import importlib
+import platform
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated
 
 import psutil
 import torch
-import torch.nn.functional as F
+import typer
 from rich.console import Console
 from rich.table import Table
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from torch import Tensor
 
-from gate_lessons import losses
+from benchmarks.measure import THREADS, Row, at_least, at_most, below, medians
 from gate_lessons.data import load_corpus
 from gate_lessons.encoder import NGramEncoder
 
-THREADS = 2
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-Row = tuple[str, float, str, bool]  # what, figure, bound, whether it holds
-
-
-def ratio(ours: Callable[[], object], peers: Callable[[], object], trials: int = 15) -> float:
-    """Median time of `ours` over median time of `peers`, taken in turn, so that both meet the same machine."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for trial in range(trials + 2):
-        for function, found in zip((ours, peers), times, strict=True):
-            start = time.perf_counter()
-            function()
-            if trial >= 2:  # the first two warm up
-                found.append(time.perf_counter() - start)
-    return statistics.median(times[0]) / statistics.median(times[1])
-
-
-def step(loss: Callable[..., Tensor], *embeddings: Tensor) -> Callable[[], None]:
-    """Forward and backward of a loss, gradients at every embedding."""
-
-    def run() -> None:
-        leaves = [e.detach().requires_grad_() for e in embeddings]
-        loss(*leaves).backward()
-
-    return run
-
-
-def looped_info_nce(anchor: Tensor, positive: Tensor, negatives: Tensor, temperature: float = 0.05) -> Tensor:
-    """InfoNCE the founding tutorial's way: a Python loop over the batch, exp before log."""
-    rows = []
-    for i in range(len(anchor)):
-        s_p = F.cosine_similarity(anchor[i], positive[i], dim=0) / temperature
-        s_n = F.cosine_similarity(anchor[i : i + 1].expand(negatives.shape[1], -1), negatives[i], dim=1) / temperature
-        rows.append(-torch.log(s_p.exp() / (s_p.exp() + s_n.exp().sum())))
-    return torch.stack(rows).mean()
-
-
-def loss_rows() -> Iterator[Row]:
-    """The losses against the tutorial's loop and sentence-transformers."""
-    generator = torch.Generator().manual_seed(0)
-    batch = [torch.randn(shape, generator=generator) for shape in ((256, 384), (256, 384), (256, 16, 384))]
-    torch.testing.assert_close(losses.info_nce(*batch), looped_info_nce(*batch))
-    faster = 1 / ratio(step(losses.info_nce, *batch), step(looped_info_nce, *batch))
-    yield "InfoNCE, B=256 N=16 d=384: times faster than the tutorial's loop", faster, "≥ 8", faster >= 8
-
-    anchor, positive = (torch.randn(1024, 768, generator=generator) for _ in range(2))
-    peer = MultipleNegativesRankingLoss(SentenceTransformer(modules=[torch.nn.Identity()], device="cpu"), scale=20.0)
-
-    def peers(a: Tensor, p: Tensor) -> Tensor:
-        return peer.compute_loss_from_embeddings([a, p], None)
-
-    torch.testing.assert_close(losses.multiple_negatives_ranking(anchor, positive), peers(anchor, positive))
-    slower = ratio(step(losses.multiple_negatives_ranking, anchor, positive), step(peers, anchor, positive))
-    yield "multiple negatives ranking, B=1024 d=768: of sentence-transformers' time", slower, "≤ 1.1", slower <= 1.1
+RESULTS = Path(__file__).parent / "RESULTS.md"
+PACKAGES = ("torch", "sentence-transformers", "pytorch-metric-learning", "lightning-fabric", "numpy")
+BUSY = 0.5
+ON_A_GPU_TOO = ("losses", "training", "memory")
+HOW = (
+    "Written by `make bench`. A ratio to a peer is one of medians over trials in which both take turns in one process, "
+    "after calls that warm up. What both compute is asserted equal before, or what both learned after. Times are wall "
+    "time, a GPU being waited for. Memory is the peak above the process as it is when training begins, each batch size "
+    "in a process of its own. Ratios count only from a machine that does nothing else."
+)
 
 
 def encoder_rows() -> Iterator[Row]:
@@ -89,7 +48,7 @@ def encoder_rows() -> Iterator[Row]:
         start = time.perf_counter()
         encoder.encode(texts)
         speed = len(texts) / (time.perf_counter() - start)
-        yield f"encode, sentences a second, {name}", speed, "≥ 8000", speed >= 8000
+        yield at_least(f"encode, sentences a second, {name}", speed, 8000)
 
 
 def import_rows() -> Iterator[Row]:
@@ -98,19 +57,19 @@ def import_rows() -> Iterator[Row]:
     def python(code: str) -> Callable[[], object]:
         return lambda: subprocess.run([sys.executable, "-c", code], check=True)
 
-    cost = ratio(python("import torch, gate_lessons"), python("import torch"), trials=5)
-    yield "import torch and gate_lessons: of import torch", cost, "≤ 1.2", cost <= 1.2
+    ours, alone = medians([python("import torch, gate_lessons"), python("import torch")], trials=5)
+    yield at_most("import torch and gate_lessons: of import torch", ours / alone, 1.2, f"{ours:.2f} s, {alone:.2f} s")
 
 
 def lesson_rows() -> Iterator[Row]:
     """Seconds and peak memory of every lesson, its kernel included."""
     total = 0.0
     for notebook in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
-        seconds, memory = watch_lesson(notebook)
-        total += seconds
-        yield f"{notebook.stem}: seconds", seconds, "< 60", seconds < 60
-        yield f"{notebook.stem}: peak memory of its kernel, MiB", memory, "< 1024", memory < 1024
-    yield "all lessons: seconds", total, "< 240", total < 240
+        spent, memory = watch_lesson(notebook)
+        total += spent
+        yield below(f"{notebook.stem}: seconds", spent, 60)
+        yield below(f"{notebook.stem}: peak memory of its kernel, MiB", memory, 1024)
+    yield below("all lessons: seconds", total, 240)
 
 
 def watch_lesson(notebook: Path) -> tuple[float, float]:
@@ -139,17 +98,93 @@ def _kernels_memory(pid: int) -> list[int]:
     return found
 
 
-def main() -> None:
-    """Measure everything, print the table, and fail where a bound is missed."""
+def _elsewhere(module: str) -> Callable[[str], Iterator[Row]]:
+    """The rows of another module, whose peers take seconds to import: only when it is their turn."""
+    return lambda device: importlib.import_module(f"benchmarks.{module}").rows(device)
+
+
+ROWS: dict[str, Callable[[str], Iterator[Row]]] = {
+    "losses": _elsewhere("losses"),
+    "training": _elsewhere("training"),
+    "memory": _elsewhere("memory"),
+    "encoder": lambda device: encoder_rows(),
+    "imports": lambda device: import_rows(),
+    "lessons": lambda device: lesson_rows(),
+}
+
+
+def measure(names: Sequence[str], device: str) -> list[Row]:
+    """All rows of these names, printed as they come, since some take a minute."""
+    table, found = Table("what", "figure", "bound", "", "measured", title=_device_name(device)), []
+    for name in names:
+        for row in ROWS[name](device):
+            print(f"{row.what}: {row.figure:.2f} {row.bound}{'' if row.holds else ' MISSED'}", file=sys.stderr)
+            table.add_row(row.what, f"{row.figure:.2f}", row.bound, "" if row.holds else "missed", row.measured)
+            found.append(row)
+    Console(width=160).print(table)
+    return found
+
+
+def write_results(tables: dict[str, list[Row]], load: float) -> None:
+    """`RESULTS.md`, whole or not at all; `load` is the machine's before the measurement."""
+    lines = ["# Speed and memory", "", HOW, "", *_machine(load), ""]
+    for device, rows in tables.items():
+        lines += [f"## {_device_name(device)}", "", "| what | figure | bound | holds | measured |", "|---" * 5 + "|"]
+        for row in rows:
+            verdict = ("yes" if row.holds else "**no**") if row.bound else ""
+            lines.append(f"| {row.what} | {row.figure:,.2f} | {row.bound} | {verdict} | {row.measured} |")
+        lines.append("")
+    if "cuda" not in tables:
+        lines += ["No GPU was there: nothing in this file was measured on one.", ""]
+    working = RESULTS.with_suffix(".part")
+    working.write_text("\n".join(lines), encoding="utf-8")
+    working.replace(RESULTS)
+
+
+def _machine(load: float) -> list[str]:
+    memory = psutil.virtual_memory().total / 2**30
+    system = _line_of(Path("/etc/os-release"), "PRETTY_NAME=", platform.system()).strip('"')
+    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    return [
+        f"- {date.today()}, load average {load:.1f} when it began",
+        f"- {_processor()}, {psutil.cpu_count()} cores, {THREADS} threads used, {memory:.0f} GiB RAM",
+        f"- {system}, {platform.system()} {platform.release()}",
+        f"- Python {platform.python_version()}, {packages}",
+    ]
+
+
+def _processor() -> str:
+    return _line_of(Path("/proc/cpuinfo"), "model name", platform.processor()).lstrip("\t: ")
+
+
+def _line_of(path: Path, start: str, otherwise: str) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return next((line.removeprefix(start) for line in lines if line.startswith(start)), otherwise)
+
+
+def _device_name(device: str) -> str:
+    return f"On the GPU, {torch.cuda.get_device_name()}" if device == "cuda" else "On the CPU"
+
+
+def main(rows: Annotated[list[str] | None, typer.Argument(help=f"From {', '.join(ROWS)}; all.")] = None) -> None:
+    """Measure everything, or the rows named, print the tables, and fail where a bound is missed."""
+    if unknown := [name for name in rows or () if name not in ROWS]:
+        raise typer.BadParameter(f"unknown rows {unknown[0]!r}; choose from {', '.join(ROWS)}")
+    load = psutil.getloadavg()[0]
+    if load > BUSY:
+        print(f"other processes are busy (load {load:.1f}): times of {THREADS} threads say little", file=sys.stderr)
     torch.set_num_threads(THREADS)
-    table, missed = Table("what", "figure", "bound", ""), 0
-    for rows in (loss_rows, encoder_rows, import_rows, lesson_rows):
-        for what, figure, bound, holds in rows():
-            table.add_row(what, f"{figure:.2f}", bound, "" if holds else "missed")
-            missed += not holds
-    Console(width=120).print(table)
-    sys.exit(missed > 0)
+    chosen = rows or list(ROWS)
+    tables = {"cpu": measure(chosen, "cpu")}
+    on_gpu = [name for name in chosen if name in ON_A_GPU_TOO]
+    if torch.cuda.is_available() and on_gpu:
+        tables["cuda"] = measure(on_gpu, "cuda")
+    if rows:
+        print(f"{RESULTS.name} was left as it is: it is written when all rows are measured", file=sys.stderr)
+    else:
+        write_results(tables, load)
+    raise typer.Exit(any(not row.holds for table in tables.values() for row in table))
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
