@@ -95,7 +95,7 @@ def _read(path: Path) -> Checkpoint:
         content = json.loads((path / STATE).read_text(encoding="utf-8"))
         text, expected = content["state"], content["sha256"]
         found = _digest(path / TENSORS, text)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {type(error).__name__}: {error}") from None
     if found != expected:
         raise CheckpointError(f"checkpoint {path} is damaged: its contents do not have the checksum that it names")

@@ -297,11 +297,14 @@ class _Loop:
         """Leave the loss's gradient at the parts' `grad`, without all similarities in memory where the loss allows."""
         memory = self.objective.memory.size if self.objective.memory else 0
         size, columns = len(parts[0]), len(parts[0]) * (1 + parts[2].shape[1]) + memory
-        block = max(1, BLOCK_NUMBERS // columns) if self.objective.loss in ROW_LOSSES else size
+        in_parts = self.objective.loss in ROW_LOSSES
+        block = max(1, BLOCK_NUMBERS // columns) if in_parts else size
         total = torch.zeros((), device=self.fabric.device)
         for start in range(0, size, block):
             rows = slice(start, min(start + block, size))
-            loss = self.objective(*parts, **known, rows=rows) * (weight * (rows.stop - start) / size)
+            loss = self.objective(*parts, **known, rows=rows if in_parts else None) * (
+                weight * (rows.stop - start) / size
+            )
             loss.backward()
             total += loss.detach()
         return total

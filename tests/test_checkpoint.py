@@ -192,6 +192,24 @@ def test_a_damaged_one_is_replaced_when_the_run_comes_by_again(store):
     assert [path.name for path in store.paths()] == ["step-00000003", "step-00000007"]
 
 
+def test_a_state_that_is_no_text_is_damage_too(store):
+    _write('{"state": 5, "sha256": ""}')(store.folder / "step-00000007")
+    with pytest.warns(UserWarning, match="step-00000007 is damaged"):
+        assert store.latest().path.name == "step-00000003"
+
+
+@pytest.mark.xfail(strict=True, reason="the damaged one counts among the two that are kept")
+def test_a_damaged_one_takes_no_place_from_a_whole_one(store):
+    """A run that went on from 3 since 7 is damaged writes 5: 3 and 5 must be left, in case 5 gets damaged as well."""
+    _flip(TENSORS, 0.5)(store.folder / "step-00000007")
+    with pytest.warns(UserWarning, match="step-00000007 is damaged"):
+        store.latest()
+    store.save(5, TENSORS_OF_A_RUN, {"step": 5})
+    _flip(TENSORS, 0.5)(store.folder / "step-00000005")
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert store.latest().path.name == "step-00000003"
+
+
 @pytest.mark.parametrize("broken", ["save_file", "write_text", "replace"])
 def test_a_checkpoint_that_cannot_be_written_leaves_the_others(monkeypatch, store, broken):
     def full(*arguments, **options):

@@ -268,6 +268,13 @@ def test_a_curriculum_is_asked_ten_times_in_an_epoch_and_after_each_mining(table
     assert curriculum.shares == [step / 40 for step in sorted(minings)]
 
 
+@pytest.mark.xfail(strict=True, reason="a curriculum goes on from where its last run left it")
+def test_a_curriculum_that_is_used_twice_begins_anew(table):
+    options = {"curriculum": CURRICULA["violation"]()}
+    one, two = (_run(table, options=options, strategy="hard", epochs=2)[0] for _ in range(2))
+    assert torch.equal(_weights(one), _weights(two))
+
+
 def test_a_curriculum_is_told_the_violation_rate_of_each_step(small):
     curriculum, objective = _Asked(tuple(range(24))), _Spy("triplet", margin=0.1)
     _, history = _run(small, options={"curriculum": curriculum, "objective": objective}, loss="triplet", margin=0.1)
@@ -587,7 +594,9 @@ def test_a_batch_in_chunks_has_the_gradient_of_the_whole_one(monkeypatch, small,
     for one, other in zip(found, whole, strict=True):
         _assert_close(one, other)
     assert max(encoder.sizes) == min(chunk, recipe["batch_size"] * (2 + recipe.get("negatives", 1)))
-    sizes = {call["rows"].stop - call["rows"].start for call in objective.calls}
+    sizes = {
+        call["rows"].stop - call["rows"].start if call.get("rows") else len(call["anchor"]) for call in objective.calls
+    }
     assert max(sizes) == (min(anchors, recipe["batch_size"]) if objective.loss in ROW_LOSSES else 24)
 
 
