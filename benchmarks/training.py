@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import statistics
 import tempfile
 import time
@@ -146,9 +147,9 @@ def _memory_rows(device: str, trials: int = 5, batch: int = 256, steps: int = 64
             clock = _Clock()
             recipe = Recipe(strategy="given", epochs=1, batch_size=batch, memory=memory)
             train(NGramEncoder(width=256), table, recipe, curriculum=clock, device=device)
-            times = torch.tensor(clock.times[full:]).diff()
+            times = [after - before for before, after in itertools.pairwise(clock.times[full:])]
             if trial:  # the first round warms up
-                found.append(times.median().item())
+                found.append(statistics.median(times))
     without, with_memory = (statistics.median(found) for found in medians.values())
     measured = f"{1000 * with_memory:.1f} ms, without {1000 * without:.1f} ms"
     what = "memory of 8,192 candidates, n-gram encoder, B=256 d=256: "
