@@ -686,6 +686,23 @@ def test_what_evaluate_gives_may_be_numpys_numbers(tmp_path, number):
     assert _Run(tmp_path, **ONE_STEP).go().history["score"].tolist() == [number]
 
 
+def test_a_run_with_a_guide_goes_on_with_the_same_guide_and_with_no_other(tmp_path):
+    recipe = {"loss": "guided_ranking", "epochs": 2, "batch_size": 10, "strategy": "given"}
+    guides = [NGramEncoder(width=8, buckets=2**10, seed=seed) for seed in (0, 0, 1)]
+
+    def interrupt(encoder: NGramEncoder) -> dict[str, float]:
+        if Checkpoints(tmp_path).latest().state["step"] > 4:
+            raise KeyboardInterrupt
+        return _scores(encoder)
+
+    with pytest.raises(KeyboardInterrupt):
+        _Run(tmp_path, **recipe).go(guide=guides[0], evaluate=interrupt)
+    for other in (guides[2], None):
+        with pytest.raises(CheckpointError, match="belongs to another run: guide is "):
+            _Run(tmp_path, **recipe).go(guide=other)
+    _assert_same(_Run(tmp_path, **recipe).go(guide=guides[1]), _Run(None, **recipe).go(guide=guides[1]))
+
+
 class _Tied(_Encoder):
     """One table under two names, as T5 has it."""
 

@@ -243,6 +243,15 @@ def test_another_table_has_another_fingerprint(table, name):
     assert _material(other).fingerprint() != _material(table).fingerprint()
 
 
+@pytest.mark.parametrize("column", ["anchor", "positive", "negative"])
+def test_the_same_sentences_in_another_triplet_have_another_fingerprint(table, column):
+    """Row 3 once more, and in the other table with a sentence of row 0."""
+    again = table.iloc[[3]]
+    one = _material(pd.concat([table, again]))
+    other = _material(pd.concat([table, again.assign(**{column: table[column].iloc[0]})]))
+    assert one.texts == other.texts and one.fingerprint() != other.fingerprint()
+
+
 def test_another_order_or_a_row_less_has_another_fingerprint(table):
     found = {
         _material(other).fingerprint() for other in (table, table[::-1], table[:-1], table.iloc[[1, 0, *range(2, 48)]])
