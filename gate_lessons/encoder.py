@@ -43,20 +43,28 @@ class Encoder(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
-    @torch.no_grad()
-    def encode(self, texts: Sequence[str], batch_size: int = 1024) -> Tensor:
+    def encode(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
         """Embeddings [B, d] in float32 on the CPU, raw: normalise them, or compare by cosine.
 
         Raises:
             ValueError: an empty text (which one).
         """
         check_texts(texts)
-        table = self.table(texts)
-        training, _ = self.training, self.eval()
-        parts = torch.arange(len(texts)).split(batch_size)
-        found = [self(to_device(table(rows), self.device)).float().cpu() for rows in parts]
+        return self.encode_rows(self.table(texts), len(texts), batch_size)
+
+    @torch.no_grad()
+    def encode_rows(self, table: Callable[[Tensor], Any], count: int, batch_size: int = 256) -> Tensor:
+        """The same for texts whose features are at hand: embeddings [count, d] of the rows of a `table`."""
+        training = self.training
+        self.eval()
+        embeddings = torch.empty(0)
+        for rows in torch.arange(count).split(batch_size):
+            part = self(to_device(table(rows), self.device))
+            if not len(embeddings):  # one place for all of them: parts in a list would leave holes in the memory
+                embeddings = torch.empty(count, part.shape[1])
+            embeddings[rows] = part.float().cpu()
         self.train(training)
-        return torch.cat(found)
+        return embeddings
 
     def similarity(self, texts1: Sequence[str], texts2: Sequence[str]) -> np.ndarray:
         """Cosine similarity [B] of each text of the first list with its partner in the second."""

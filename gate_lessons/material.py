@@ -61,7 +61,7 @@ class Material:
 
     def mine(self, encoder: Encoder, recipe: Recipe, share: float, generator: torch.Generator) -> Negatives:
         """Negatives for the encoder as it is now; for a share of the anchors, drawn anew, the others getting random."""
-        embeddings = encoder.encode(self.texts)
+        embeddings = encoder.encode_rows(self.table, len(self.texts))
         chosen = self._mine_by(recipe.strategy, embeddings, generator)
         if share == 1:
             return chosen
