@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from gate_lessons.losses.common import (
     Parts,
@@ -20,6 +22,7 @@ from gate_lessons.losses.common import (
 )
 
 NEVER = float("-inf")
+MEMORY_BLOCK = 2048  # rows of a memory that are compared at a time
 DIRECTIONS = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
 HARDNESS_MODES = ("all_negatives", "in_batch_negatives", "hard_negatives")
 
@@ -86,22 +89,62 @@ def multiple_negatives_ranking(
     check_temperature(temperature)
     # Dividing the anchors by τ takes B·d divisions, dividing the similarities B·M.
     scaled = unit(anchor) / temperature
-    logits = at_least_float32(scaled @ unit(candidates).T)
-    if memory is not None:
-        if memory.dim() != 2 or memory.shape[1] != anchor.shape[1]:
-            raise ValueError(f"memory must be [S, d] with d = {anchor.shape[1]}, not {list(memory.shape)}")
-        logits = torch.cat([logits, at_least_float32(scaled @ memory.detach().T)], dim=1)
-    similarity = logits.detach() * temperature if return_parts else None
+    plain = logits = at_least_float32(scaled @ unit(candidates).T)
+    stored = _checked_memory(memory, anchor)
+    sizes, whole = [len(candidates), len(stored)], (len(anchor), len(candidates) + len(stored))
+    extra = extra_stored = mask_stored = None
     if weights is not None:
-        logits = logits + _log_weights(weights, logits, answer)
+        extra, extra_stored = _log_weights(weights, logits, whole, answer).split(sizes, dim=1)
+        logits = logits + extra
     if mask is not None:
-        logits = logits.masked_fill(_checked_mask(mask, logits, answer), NEVER)
+        mask, mask_stored = _checked_mask(mask, whole, answer).split(sizes, dim=1)
+        logits = logits.masked_fill(mask, NEVER)
     loss = F.cross_entropy(logits, answer, reduction="none")
+    if len(stored):
+        own = logits.gather(1, answer[:, None])[:, 0]
+        loss = torch.logaddexp(loss, _LogSumExpOverMemory.apply(scaled, stored, extra_stored, mask_stored) - own)
     if not return_parts:
         return loss.mean()
-    others = ~F.one_hot(answer, logits.shape[1]).bool()
+    similarity = torch.cat([plain, at_least_float32(scaled @ stored.T)], dim=1).detach() * temperature
+    others = ~F.one_hot(answer, similarity.shape[1]).bool()
     s_p, s_n = similarity[~others], similarity[others].view(len(anchor), -1)
     return result(loss, True, positive_similarity=s_p, negative_similarity=s_n)
+
+
+class _LogSumExpOverMemory(torch.autograd.Function):
+    """[B] log Σⱼ e^{xᵢ·mⱼ} over the rows m of a memory [S, d], which gets no gradient, for rows x [B, d].
+
+    The memory is taken in blocks, with the sums so far rescaled to the largest logit so far; the gradient at x, the
+    mean of the memory's rows weighted by softmax, comes about on the way. So no [B, S] numbers are kept for the
+    backward pass (the trick of FlashAttention: Dao et al. 2022).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, memory: Tensor, extra: Tensor | None, mask: Tensor | None) -> Tensor:
+        weighted = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
+        top = weighted.new_full((len(x), 1), torch.finfo(weighted.dtype).min)
+        total = torch.zeros_like(top)
+        for start in range(0, len(memory), MEMORY_BLOCK):
+            columns = slice(start, start + MEMORY_BLOCK)
+            share = at_least_float32(x @ memory[columns].T)
+            if extra is not None:
+                share += extra[:, columns]
+            if mask is not None:
+                share.masked_fill_(mask[:, columns], NEVER)
+            higher = torch.maximum(top, share.amax(dim=1, keepdim=True))
+            before, top = (top - higher).exp_(), higher
+            share.sub_(top).exp_()
+            total.mul_(before).add_(share.sum(dim=1, keepdim=True))
+            weighted.mul_(before).add_(share.to(memory.dtype) @ memory[columns])
+        # Where everything is masked, the sum is 0 and its logarithm −∞, but the gradient a number.
+        ctx.save_for_backward(weighted.div_(total.clamp_min(torch.finfo(total.dtype).tiny)))
+        return (total.log() + top)[:, 0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (weighted,) = ctx.saved_tensors
+        return weighted * gradient[:, None], None, None, None
 
 
 def hardness_weighted_ranking(
@@ -139,7 +182,7 @@ def hardness_weighted_ranking(
     # A negative that counts w times has log w added to its logit: e^(strength · s) itself might overflow.
     logits = similarity / temperature + (strength * similarity.detach()).masked_fill(unweighted, 0.0)
     if mask is not None:
-        logits = logits.masked_fill(_checked_mask(mask, logits, answer), NEVER)
+        logits = logits.masked_fill(_checked_mask(mask, logits.shape, answer), NEVER)
     return F.cross_entropy(logits, answer)
 
 
@@ -167,7 +210,7 @@ def debiased_ranking(
     out = F.one_hot(answer, logits.shape[1]).bool()
     own = logits[out]
     if mask is not None:
-        out = out | _checked_mask(mask, logits, answer)
+        out = out | _checked_mask(mask, logits.shape, answer)
     count = (~out).sum(dim=1).to(logits.dtype)
     # A finite stand-in for −∞, so that the mean of a row without negatives is a number.
     mean = torch.logsumexp(logits.masked_fill(out, torch.finfo(logits.dtype).min / 4), dim=1) - count.clamp_min(1).log()
@@ -228,7 +271,7 @@ def multi_direction_ranking(
     sides = {"query": (queries, queries / temperature), "doc": (docs, docs[:size] / temperature)}
     same = torch.zeros(size, len(docs), dtype=torch.bool, device=docs.device)
     if mask is not None:
-        same = _checked_mask(mask, same, answer)
+        same = _checked_mask(mask, same.shape, answer)
     out = {
         "query_to_doc": same,
         "query_to_query": same[:, :size] | torch.eye(size, dtype=torch.bool, device=docs.device),
@@ -286,20 +329,28 @@ def _own_documents(anchor: Tensor, candidates: Tensor) -> Tensor:
     return torch.eye(rows, dtype=torch.bool, device=anchor.device).repeat(1, columns // rows)
 
 
-def _checked_mask(mask: Tensor, logits: Tensor, answer: Tensor) -> Tensor:
-    if mask.shape != logits.shape:
-        raise ValueError(f"mask must be [B, M] = {list(logits.shape)}, not {list(mask.shape)}")
+def _checked_memory(memory: Tensor | None, anchor: Tensor) -> Tensor:
+    if memory is None:
+        return anchor.new_empty(0, anchor.shape[1])
+    if memory.dim() != 2 or memory.shape[1] != anchor.shape[1]:
+        raise ValueError(f"memory must be [S, d] with d = {anchor.shape[1]}, not {list(memory.shape)}")
+    return memory.detach()
+
+
+def _checked_mask(mask: Tensor, shape: tuple[int, ...], answer: Tensor) -> Tensor:
+    if mask.shape != shape:
+        raise ValueError(f"mask must be [B, M] = {list(shape)}, not {list(mask.shape)}")
     if mask.gather(1, answer[:, None]).any():
         raise ValueError("mask hides an anchor's own answer: entries (i, i) must be False")
     return mask
 
 
-def _log_weights(weights: Tensor, logits: Tensor, answer: Tensor) -> Tensor:
-    if weights.shape not in (logits.shape, logits.shape[1:]):
-        raise ValueError(f"weights must be [M] or [B, M] = {list(logits.shape)}, not {list(weights.shape)}")
+def _log_weights(weights: Tensor, logits: Tensor, shape: tuple[int, ...], answer: Tensor) -> Tensor:
+    if tuple(weights.shape) not in (shape, shape[1:]):
+        raise ValueError(f"weights must be [M] or [B, M] = {list(shape)}, not {list(weights.shape)}")
     if not (weights > 0).all():
         raise ValueError("weights must be above 0; a mask takes a candidate out")
-    return weights.to(logits.dtype).log().expand_as(logits).scatter(1, answer[:, None], 0.0)
+    return weights.to(logits.dtype).log().expand(shape).scatter(1, answer[:, None], 0.0)
 
 
 def _check_negatives(anchor: Tensor, negatives: Tensor) -> None:
