@@ -275,7 +275,7 @@ def cached_backward(
 
     Args:
         encode: a chunk → its embeddings [c, d].
-        chunks: what `encode` takes, in order.
+        chunks: what `encode` takes, in order; the length of a chunk is the number of its embeddings.
         loss_and_gradient: all embeddings [n, d], without a graph → the loss and its gradient [n, d].
         backward: embeddings [c, d] and their gradient → the gradient at the weights, added up.
         without_sync: a context for all chunks but the last, in which processes do not exchange gradients.
@@ -283,19 +283,24 @@ def cached_backward(
     Returns:
         The loss, without a graph.
     """
-    states, found = [], []
+    sizes, states, embeddings = [len(chunk) for chunk in chunks], [], torch.empty(0)
     with torch.no_grad():
-        for chunk in chunks:
+        for number, chunk in enumerate(chunks):
             states.append(_random_state())
-            found.append(encode(chunk))
-    loss, gradient = loss_and_gradient(torch.cat(found))
-    parts = gradient.split([len(part) for part in found])
-    for number, (chunk, state, part) in enumerate(zip(chunks, states, parts, strict=True)):
+            part = encode(chunk)
+            if not number:  # one place for all of them: parts in a list would leave holes in the memory
+                embeddings = part.new_empty(sum(sizes), part.shape[1])
+            embeddings.split(sizes)[number].copy_(part)
+            del part
+    loss, gradient = loss_and_gradient(embeddings)
+    del embeddings
+    for number, (chunk, state, part) in enumerate(zip(chunks, states, gradient.split(sizes), strict=True)):
         with nullcontext() if number == len(chunks) - 1 else without_sync():
             with torch.random.fork_rng(range(torch.cuda.device_count() if gradient.is_cuda else 0)):
                 _set_random_state(state)
                 again = encode(chunk)
             backward(again, part)
+            del again  # its graph, before the next chunk's grows
     return loss.detach()
 
 

@@ -294,6 +294,8 @@ class _Loop:
             whole[:] = [part.detach().requires_grad_() for part in parts]
             loss = self._loss_by_blocks(whole, known, weight)
             torch.autograd.backward(parts, [part.grad for part in whole])
+            for part in whole:
+                part.grad = None
             return loss, leaf.grad
 
         chunks = self._own_texts(batch).split(self.recipe.chunk)
