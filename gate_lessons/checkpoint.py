@@ -36,6 +36,7 @@ class Checkpoints:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self.refused: list[Path] = []
 
     def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
         """Write a checkpoint under another name, bring it to the disk, then rename it; then drop the oldest."""
@@ -54,7 +55,10 @@ class Checkpoints:
         (working / STATE).write_text(json.dumps(content), encoding="utf-8")
         for path in (working / TENSORS, working / STATE, working):
             _to_disk(path)
-        shutil.rmtree(done, ignore_errors=True)  # a damaged one of the same step, which was refused
+        for damaged in self.refused:  # they must not count among those that are kept
+            shutil.rmtree(damaged)
+        self.refused = []
+        shutil.rmtree(done, ignore_errors=True)
         working.replace(done)
         _to_disk(self.folder)
         for old in self.paths()[:-KEPT]:
@@ -64,7 +68,7 @@ class Checkpoints:
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint that is whole; None where there is none yet.
 
-        A damaged one is refused with a warning that says why.
+        A damaged one is refused with a warning that says why; the next `save` deletes it.
 
         Raises:
             CheckpointError: there are checkpoints, and all of them are damaged.
@@ -75,6 +79,7 @@ class Checkpoints:
                 found = _read(path)
             except CheckpointError as error:
                 damage.append(str(error))
+                self.refused.append(path)
                 continue
             for sentence in damage:
                 warnings.warn(f"{sentence}; going on from {path.name} instead", stacklevel=2)

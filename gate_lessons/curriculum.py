@@ -35,6 +35,10 @@ class Curriculum:
     """
 
     def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Told before a run: whatever an earlier one left is forgotten."""
         self.state: dict[str, float] = {}
 
     def __call__(self, difficulty: Tensor, progress: float) -> Stage:
@@ -168,14 +172,16 @@ class ByViolation(Curriculum):
     """
 
     def __init__(self, start: float = 0.3, low: float = 0.5, high: float = 0.8, step: float = 0.1) -> None:
-        super().__init__()
         if not 0 <= low < high <= 1:
             raise ValueError(f"need 0 ≤ low < high ≤ 1, got low={low}, high={high}")
         for name, value in (("start", start), ("step", step)):
             if not 0 < value <= 1:
                 raise ValueError(f"{name} must be a share above 0 and up to 1, not {value}")
-        self.low, self.high, self.step = low, high, step
-        self.state = {"share": start, "seen": 0.0, "violations": 0.0}
+        self.start, self.low, self.high, self.step = start, low, high, step
+        super().__init__()
+
+    def begin(self) -> None:
+        self.state = {"share": self.start, "seen": 0.0, "violations": 0.0}
 
     def observe(self, violation_rate: float) -> None:
         self.state["seen"] += 1

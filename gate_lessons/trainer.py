@@ -120,6 +120,7 @@ class _Loop:
     ) -> None:
         self.fabric, self.encoder, self.material = fabric, encoder, material
         self.recipe, self.curriculum = recipe, curriculum
+        curriculum.begin()
         self.objective = objective.to(fabric.device)
         self.rate = recipe.learning_rate or encoder.learning_rate
         self.model = fabric.setup_module(encoder)

@@ -198,7 +198,6 @@ def test_a_state_that_is_no_text_is_damage_too(store):
         assert store.latest().path.name == "step-00000003"
 
 
-@pytest.mark.xfail(strict=True, reason="the damaged one counts among the two that are kept")
 def test_a_damaged_one_takes_no_place_from_a_whole_one(store):
     """A run that went on from 3 since 7 is damaged writes 5: 3 and 5 must be left, in case 5 gets damaged as well."""
     _flip(TENSORS, 0.5)(store.folder / "step-00000007")

@@ -268,7 +268,6 @@ def test_a_curriculum_is_asked_ten_times_in_an_epoch_and_after_each_mining(table
     assert curriculum.shares == [step / 40 for step in sorted(minings)]
 
 
-@pytest.mark.xfail(strict=True, reason="a curriculum goes on from where its last run left it")
 def test_a_curriculum_that_is_used_twice_begins_anew(table):
     options = {"curriculum": CURRICULA["violation"]()}
     one, two = (_run(table, options=options, strategy="hard", epochs=2)[0] for _ in range(2))
