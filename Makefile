@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 REPORT := reports/first
+# How long PyTorch's threads (libgomp's) spin before they sleep: without a limit, training beside another busy program
+# takes many times as long, since a thread that spins keeps the core from the one that it waits for.
+export GOMP_SPINCOUNT ?= 100000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lab test report course evidence bench wheelhouse lint clean

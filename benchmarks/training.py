@@ -48,7 +48,7 @@ def _static_rows(device: str, trials: int = 5) -> Iterator[Row]:
         model = static_model(Path(scratch) / "model")
         for trainer in (_train_ours, _train_theirs):
             trainer(model, table, 1, device)  # imports and first calls
-        for epochs in (4, 1):
+        for epochs in (10, 1):
             runs = [[t(model, table, epochs, device) for t in (_train_ours, _train_theirs)] for _ in range(trials)]
             times, encoders = zip(*[zip(*run, strict=True) for run in runs], strict=True)
             learned = _check_alike(model, table, *encoders[0])
