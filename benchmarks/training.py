@@ -24,6 +24,7 @@ from gate_lessons.curriculum import AllAtOnce
 from gate_lessons.diagnostics import Watch
 from gate_lessons.encoder import Encoder, NGramEncoder, SentenceTransformerEncoder
 from gate_lessons.evaluation import load_task
+from gate_lessons.losses.ranking import MEMORY_BLOCK
 from gate_lessons.recipe import Recipe
 from gate_lessons.trainer import train
 
@@ -162,7 +163,7 @@ def _memory_rows(device: str, trials: int = 5, batch: int = 256, steps: int = 64
 def _copies_of_the_memory(device: str, batch: int = 192, width: int = 256) -> tuple[int, int]:
     """Allocations of a step that could hold the memory, alone or with the batch's candidates; and the memory's bytes.
 
-    At another batch size than the times: with 256 a product with the memory has as many numbers as the memory.
+    At another batch size than the times: with 256 other things of a step have as many numbers as the memory.
     """
     from torch.profiler import ProfilerActivity, profile
 
@@ -181,11 +182,11 @@ def _copies_of_the_memory(device: str, batch: int = 192, width: int = 256) -> tu
     train(NGramEncoder(width=width), table, recipe, curriculum=_Clock(watch_one_step), device=device)
     sizes = [event.nbytes() for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     least, most = 4 * ENTRIES * width, 4 * (ENTRIES + 4 * batch) * width
-    product = 4 * batch * ENTRIES
+    product = 4 * batch * MEMORY_BLOCK
     if not any(product <= size < least for size in sizes):
         raise RuntimeError(
-            "the profiler saw no product of the batch with the memory, so it would see no copy of the memory either; "
-            "look at what torch.profiler reports with profile_memory"
+            "the profiler saw no product of the batch with a block of the memory, so it would see no copy of the "
+            "memory either; look at what torch.profiler reports with profile_memory"
         )
     return sum(least <= size <= most for size in sizes), least
 
