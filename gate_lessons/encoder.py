@@ -61,7 +61,7 @@ class Encoder(nn.Module):
         for rows in torch.arange(count).split(batch_size):
             part = self(to_device(table(rows), self.device))
             if not len(embeddings):  # one place for all of them: parts in a list would leave holes in the memory
-                embeddings = torch.empty(count, part.shape[1])
+                embeddings = torch.empty(count, part.shape[1], dtype=torch.float32)
             embeddings[rows] = part.float().cpu()
         self.train(training)
         return embeddings
