@@ -20,12 +20,13 @@ from tqdm.auto import tqdm
 
 from gate_lessons.curriculum import CURRICULA, ByQuantile, ByThreshold, Curriculum, Stage
 from gate_lessons.data import load_sts
+from gate_lessons.diagnostics import dynamics
 from gate_lessons.encoder import LexicalBaseline, NGramEncoder
 from gate_lessons.evaluation import Answers, HeldOut, Task, compare, evaluate, load_task, summary
 from gate_lessons.metrics import spearman
 from gate_lessons.objectives import LOSSES
 from gate_lessons.recipe import STRATEGIES, Recipe
-from gate_lessons.trainer import dynamics, train
+from gate_lessons.trainer import train
 
 EVIDENCE = Path(__file__).parent / "evidence"
 SHARED = Path(__file__).parents[2] / "shared" / "data"

@@ -1,7 +1,9 @@
-"""What a training run shows while it runs: numbers of each step, signs of collapse, the cause of a failure."""
+"""What a training run shows: its steps in numbers, signs of collapse, why it failed, the whole in a few words."""
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -115,3 +117,38 @@ def cause_of_failure(embeddings: Sequence[Tensor], loss: Tensor, rate: float, te
     return (
         f"the loss is finite, its gradient is not: raise the temperature ({temperature:.3g}) or lower the rate ({rate})"
     )
+
+
+def dynamics(history: pd.DataFrame) -> dict[str, float | str]:
+    """The founding tutorial's training dynamics, defined as they were meant.
+
+    Args:
+        history: what `train` returned.
+
+    Returns:
+        loss_trend (`decreasing`, `increasing`, or `flat` within a thousandth), loss_reduction (percent of the first
+        loss; nan where that is 0), final_loss, similarity_gap and violation_rate of the last epoch, and stability:
+        1 / (1 + standard deviation of the last five losses), 1 where they are equal. None of them compares two
+        different losses: for that there are held-out metrics.
+    """
+    loss = history["loss"].to_numpy()
+    if not len(loss):
+        raise ValueError("the history is empty: nothing was trained")
+    first, last = loss[0], loss[-1]
+    flat = abs(last - first) <= 1e-3 * max(abs(first), 1e-12)
+    return {
+        "loss_trend": "flat" if flat else "decreasing" if last < first else "increasing",
+        "loss_reduction": 100 * (first - last) / first if first else float("nan"),
+        "final_loss": float(last),
+        "similarity_gap": float(history["similarity_gap"].iloc[-1]),
+        "violation_rate": float(history["violation_rate"].iloc[-1]),
+        "stability": stability(loss),
+    }
+
+
+def stability(losses: Sequence[float]) -> float:
+    """1 / (1 + standard deviation of the last five losses): 1 where they are equal, towards 0 the more they differ.
+
+    It cannot tell jumps from a steady fall, or from a curriculum's change of stage.
+    """
+    return float(1 / (1 + np.std(np.asarray(losses, float)[-5:])))

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gate_lessons import curriculum, losses, metrics, miner, text, trainer
+from gate_lessons import curriculum, diagnostics, losses, metrics, miner, text
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ EXERCISES: dict[str, Exercise] = {
         },
     ),
     "stability": Exercise(
-        trainer.stability,
+        diagnostics.stability,
         [([1.0, 0.5, 0.4, 0.35, 0.33, 0.32],), ([0.2, 0.2, 0.2],), ([3.0, 1.0],)],
         {
             "equal losses give infinity: the 1 + belongs inside the division (the tutorial's mistake)": _std_only,

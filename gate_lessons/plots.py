@@ -152,7 +152,7 @@ def stability_violations(dynamics: Mapping[str, Mapping[str, float]], ax: "Axes 
     """The tutorial's sixth panel: training stability against violation rate, a point for each run.
 
     Args:
-        dynamics: run name → what `trainer.dynamics` returned.
+        dynamics: run name → what `diagnostics.dynamics` returned.
     """
     ax = _axes(ax)
     for number, (name, found) in enumerate(dynamics.items()):

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -419,38 +419,3 @@ def _accelerator(device: str) -> str:
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"unknown device {device!r}; choose auto, cpu or cuda")
     return "cuda" if device == "cuda" or (device == "auto" and available) else "cpu"
-
-
-def dynamics(history: pd.DataFrame) -> dict[str, float | str]:
-    """The founding tutorial's training dynamics, defined as they were meant.
-
-    Args:
-        history: what `train` returned.
-
-    Returns:
-        loss_trend (`decreasing`, `increasing`, or `flat` within a thousandth), loss_reduction (percent of the first
-        loss; nan where that is 0), final_loss, similarity_gap and violation_rate of the last epoch, and stability:
-        1 / (1 + standard deviation of the last five losses), 1 where they are equal. None of them compares two
-        different losses: for that there are held-out metrics.
-    """
-    loss = history["loss"].to_numpy()
-    if not len(loss):
-        raise ValueError("the history is empty: nothing was trained")
-    first, last = loss[0], loss[-1]
-    flat = abs(last - first) <= 1e-3 * max(abs(first), 1e-12)
-    return {
-        "loss_trend": "flat" if flat else "decreasing" if last < first else "increasing",
-        "loss_reduction": 100 * (first - last) / first if first else float("nan"),
-        "final_loss": float(last),
-        "similarity_gap": float(history["similarity_gap"].iloc[-1]),
-        "violation_rate": float(history["violation_rate"].iloc[-1]),
-        "stability": stability(loss),
-    }
-
-
-def stability(losses: Sequence[float]) -> float:
-    """1 / (1 + standard deviation of the last five losses): 1 where they are equal, towards 0 the more they differ.
-
-    It cannot tell jumps from a steady fall, or from a curriculum's change of stage.
-    """
-    return float(1 / (1 + np.std(np.asarray(losses, float)[-5:])))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gate_lessons.data import load_corpus, triplets
-from gate_lessons.diagnostics import CollapseWarning, Watch, cause_of_failure, collapse_signs
+from gate_lessons.diagnostics import CollapseWarning, Watch, cause_of_failure, collapse_signs, dynamics
 from gate_lessons.encoder import NGramEncoder, make_encoder
 from gate_lessons.recipe import Recipe
 from gate_lessons.trainer import train
@@ -256,6 +256,14 @@ def test_the_loss_at_the_margin_is_told_where_the_embeddings_are_at_one_point_to
     assert any("stands at the margin" in sentence for sentence in history.attrs["warnings"])
 
 
+def test_dynamics_read_a_real_history(collapsed):
+    history, _ = collapsed
+    found = dynamics(history)
+    assert found["final_loss"] == history["loss"].iloc[-1]
+    assert found["similarity_gap"] == history["similarity_gap"].iloc[-1]
+    assert found["violation_rate"] == history["violation_rate"].iloc[-1]
+
+
 def test_a_run_of_short_epochs_is_warned_of_too():
     """Eight steps in an epoch: one look at the geometry in each."""
     table = triplets(load_corpus("train")[:32])
@@ -299,3 +307,65 @@ def test_the_cause_of_a_failure_is_the_first_that_is_not_finite(broken, loss, ca
         parts[broken].view(-1)[3 if broken < 2 else 1] = value
     found = cause_of_failure(parts, torch.tensor(loss), 0.5, 0.05)
     assert found.startswith(cause) and advice in found
+
+
+# ------------------------------------------------------------------- dynamics
+
+
+def _history(*losses: float) -> pd.DataFrame:
+    steps = np.arange(len(losses))
+    return pd.DataFrame(
+        {"loss": np.array(losses, float), "similarity_gap": steps / 10, "violation_rate": 1 - steps / 10}
+    )
+
+
+def test_dynamics_of_a_falling_loss():
+    found = dynamics(_history(2.0, 1.5, 1.0))
+    assert found == {
+        "loss_trend": "decreasing",
+        "loss_reduction": 50.0,
+        "final_loss": 1.0,
+        "similarity_gap": pytest.approx(0.2),
+        "violation_rate": pytest.approx(0.8),
+        "stability": pytest.approx(1 / (1 + (1 / 6) ** 0.5)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("losses", "trend", "reduction"),
+    [
+        ((1.0, 1.5), "increasing", -50.0),
+        ((1.0, 9.0, 1.0), "flat", 0.0),
+        ((1.0, 0.9995), "flat", 0.05),
+        ((1.0, 0.998), "decreasing", 0.2),
+        ((1.0, 1.002), "increasing", -0.2),
+    ],
+)
+def test_the_trend_compares_the_last_loss_with_the_first(losses, trend, reduction):
+    found = dynamics(_history(*losses))
+    assert found["loss_trend"] == trend
+    assert found["loss_reduction"] == pytest.approx(reduction)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 8])
+def test_equal_losses_are_stable_where_the_tutorial_divided_by_zero(count):
+    found = dynamics(_history(*[0.4] * count))
+    assert found["stability"] == 1.0 and found["loss_trend"] == "flat"
+
+
+def test_stability_looks_at_the_last_five_losses():
+    late = [1.0, 2.0, 3.0, 4.0, 5.0]
+    expected = 1 / (1 + 2**0.5)  # the population's variance of 1 … 5 is 2
+    assert dynamics(_history(*late))["stability"] == pytest.approx(expected)
+    assert dynamics(_history(100.0, 0.0, *late))["stability"] == pytest.approx(expected)
+
+
+def test_a_first_loss_of_zero_has_no_percentage():
+    found = dynamics(_history(0.0, 0.5))
+    assert np.isnan(found["loss_reduction"]) and found["loss_trend"] == "increasing"
+    assert dynamics(_history(0.0, 0.0))["loss_trend"] == "flat"
+
+
+def test_dynamics_of_nothing_is_an_error():
+    with pytest.raises(ValueError, match="the history is empty: nothing was trained"):
+        dynamics(_history())

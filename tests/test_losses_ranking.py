@@ -22,6 +22,7 @@ from losses_oracle import (
 from torch import Tensor
 
 from gate_lessons import losses
+from gate_lessons.losses import ranking
 
 SUBSETS = [
     ("query_to_doc",),
@@ -69,8 +70,10 @@ def test_ranking_equals_the_loop(dtype, extra, masked):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("first", [0, 2])
 @pytest.mark.parametrize("of_each_row", [False, True])
-def test_ranking_with_weights_memory_and_first_equals_the_loop(dtype, masked, first, of_each_row):
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_ranking_with_weights_memory_and_first_equals_the_loop(monkeypatch, dtype, masked, first, of_each_row, block):
     """Two of five anchors, everybody's candidates, a memory behind them, and a weight for every column."""
+    monkeypatch.setattr(ranking, "MEMORY_BLOCK", block)
     a, c = random_rows(2, WIDTH), random_rows(7, WIDTH, seed=1)
     memory = losses.unit(random_rows(3, WIDTH, seed=2))
     shape = (2, 10) if of_each_row else (10,)
@@ -87,6 +90,27 @@ def test_ranking_with_weights_memory_and_first_equals_the_loop(dtype, masked, fi
         a,
         c,
         dtype=dtype,
+    )
+
+
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_a_memory_that_is_masked_for_an_anchor_adds_nothing_to_its_loss(monkeypatch, block):
+    """One anchor sees none of the memory, the other only its last row, however far from the others that one lies."""
+    monkeypatch.setattr(ranking, "MEMORY_BLOCK", block)
+    a, c, memory = random_rows(2, WIDTH), random_rows(4, WIDTH, seed=1), losses.unit(random_rows(3, WIDTH, seed=2))
+    mask = torch.zeros(2, 7, dtype=torch.bool)
+    mask[0, 4:] = mask[1, 4:6] = True
+
+    def row_by_row(a: Tensor, c: Tensor) -> Tensor:
+        with_the_last = torch.cat([c, memory[2:]])
+        return (oracle.ranking(a[:1], c, 0.1) + oracle.ranking(a[1:], with_the_last, 0.1, first=1)) / 2
+
+    compare(
+        lambda a, c: losses.multiple_negatives_ranking(a, c, 0.1, mask, memory=memory.to(a.dtype)),
+        row_by_row,
+        a,
+        c,
+        dtype=torch.float64,
     )
 
 

@@ -16,7 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from gate_lessons import miner, objectives, trainer
 from gate_lessons.checkpoint import Checkpoints
-from gate_lessons.curriculum import CURRICULA, AllAtOnce, ByThreshold, Curriculum, Stage
+from gate_lessons.curriculum import CURRICULA, ByThreshold, Curriculum, Stage
 from gate_lessons.data import candidate_pool, codes, load_corpus, triplets
 from gate_lessons.encoder import Bag, NGramEncoder
 from gate_lessons.losses import multiple_negatives_ranking
@@ -25,7 +25,7 @@ from gate_lessons.objectives import LOSSES, ROW_LOSSES, TripletObjective
 from gate_lessons.recipe import STRATEGIES, Recipe
 from gate_lessons.sampler import Batches
 from gate_lessons.text import normalize
-from gate_lessons.trainer import dynamics, train
+from gate_lessons.trainer import train
 
 CUDA = torch.cuda.is_available()
 # Numbers of every tenth step.
@@ -1099,75 +1099,6 @@ def test_training_on_cuda(small, precision, options, tmp_path):
     if precision == "32-true":
         _, on_cpu = _run(small, **options)
         assert history["loss"].iloc[0] == pytest.approx(on_cpu["loss"].iloc[0], rel=0.01)
-
-
-# ------------------------------------------------------------------- dynamics
-
-
-def _history(*losses: float) -> pd.DataFrame:
-    steps = np.arange(len(losses))
-    return pd.DataFrame(
-        {"loss": np.array(losses, float), "similarity_gap": steps / 10, "violation_rate": 1 - steps / 10}
-    )
-
-
-def test_dynamics_of_a_falling_loss():
-    found = dynamics(_history(2.0, 1.5, 1.0))
-    assert found == {
-        "loss_trend": "decreasing",
-        "loss_reduction": 50.0,
-        "final_loss": 1.0,
-        "similarity_gap": pytest.approx(0.2),
-        "violation_rate": pytest.approx(0.8),
-        "stability": pytest.approx(1 / (1 + (1 / 6) ** 0.5)),
-    }
-
-
-@pytest.mark.parametrize(
-    ("losses", "trend", "reduction"),
-    [
-        ((1.0, 1.5), "increasing", -50.0),
-        ((1.0, 9.0, 1.0), "flat", 0.0),
-        ((1.0, 0.9995), "flat", 0.05),
-        ((1.0, 0.998), "decreasing", 0.2),
-        ((1.0, 1.002), "increasing", -0.2),
-    ],
-)
-def test_the_trend_compares_the_last_loss_with_the_first(losses, trend, reduction):
-    found = dynamics(_history(*losses))
-    assert found["loss_trend"] == trend
-    assert found["loss_reduction"] == pytest.approx(reduction)
-
-
-@pytest.mark.parametrize("count", [1, 3, 5, 8])
-def test_equal_losses_are_stable_where_the_tutorial_divided_by_zero(count):
-    found = dynamics(_history(*[0.4] * count))
-    assert found["stability"] == 1.0 and found["loss_trend"] == "flat"
-
-
-def test_stability_looks_at_the_last_five_losses():
-    late = [1.0, 2.0, 3.0, 4.0, 5.0]
-    expected = 1 / (1 + 2**0.5)  # the population's variance of 1 … 5 is 2
-    assert dynamics(_history(*late))["stability"] == pytest.approx(expected)
-    assert dynamics(_history(100.0, 0.0, *late))["stability"] == pytest.approx(expected)
-
-
-def test_a_first_loss_of_zero_has_no_percentage():
-    found = dynamics(_history(0.0, 0.5))
-    assert np.isnan(found["loss_reduction"]) and found["loss_trend"] == "increasing"
-    assert dynamics(_history(0.0, 0.0))["loss_trend"] == "flat"
-
-
-def test_dynamics_of_nothing_is_an_error():
-    with pytest.raises(ValueError, match="the history is empty: nothing was trained"):
-        dynamics(_history())
-
-
-def test_dynamics_read_a_real_history(small):
-    _, history = _run(small, options={"curriculum": AllAtOnce()})
-    found = dynamics(history)
-    assert found["loss_trend"] == "decreasing" and 0 < found["loss_reduction"] <= 100
-    assert found["similarity_gap"] == history["similarity_gap"].iloc[-1]
 
 
 if __name__ == "__main__":
