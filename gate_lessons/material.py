@@ -13,6 +13,7 @@ from torch import Tensor
 from gate_lessons import miner
 from gate_lessons.data import candidate_pool, codes
 from gate_lessons.encoder import Encoder
+from gate_lessons.features import lexical, same_root
 from gate_lessons.losses import cosine
 from gate_lessons.recipe import GIVEN, Recipe
 from gate_lessons.text import normalize, vary
@@ -52,6 +53,7 @@ class Material:
         self.categories = {"anchor_category": anchor_topic, "candidate_category": candidate_topic}
         self.group, self.pool_group = torch.from_numpy(anchor_group), torch.from_numpy(candidate_group)
         self.group_names = list(triplets["group"])
+        self.alike: dict[str, dict[str, Any]] = {}
         place = {key: row for row, key in enumerate(pool["key"])}
         self.known_positives = [[place[key]] for key in keys[1]]
         self.given = torch.tensor([[place[key]] for key in triplets["negative"].map(normalize)])
@@ -88,9 +90,26 @@ class Material:
             generator=generator,
             known_positives=self.known_positives,
             **self.labels,
-            **(self.categories if strategy == "category" else {}),
+            **self._asked_for(strategy),
         )
         return Negatives(mined.indices, mined.difficulty(), float(mined.shortfall.sum() / mined.indices.numel()))
+
+    def _asked_for(self, strategy: str) -> dict[str, Any]:
+        """What some strategies need beside embeddings."""
+        names = miner.parse(strategy)
+        kinds = {name for name in names if "features" in miner.STRATEGIES[name].needs}
+        if len(kinds) > 1:
+            raise ValueError(f"one mixture has one kind of features, not those of {' and '.join(sorted(kinds))}")
+        found = {f"{side}_features": matrix for kind in kinds for side, matrix in self._features(kind).items()}
+        return found | (self.categories if "category" in names else {})
+
+    def _features(self, kind: str) -> dict[str, Any]:
+        """The same for any encoder, so they are made once."""
+        if kind not in self.alike:
+            make = {"lexical": lexical, "same_root": same_root}[kind]
+            texts = ([self.texts[row] for row in rows.tolist()] for rows in (self.anchors, self.pool))
+            self.alike[kind] = dict(zip(("anchor", "candidate"), make(*texts), strict=True))
+        return self.alike[kind]
 
     def texts_of(self, rows: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Triplets [b] and their negatives [b, k] → numbers of their texts: [b], [b], [b, k]."""

@@ -8,7 +8,8 @@ from gate_lessons.curriculum import CURRICULA
 from gate_lessons.objectives import TripletObjective
 
 GIVEN = "given"
-STRATEGIES = (GIVEN, *miner.STRATEGIES)
+# A table of triplets does not say in which dialect its sentences are.
+STRATEGIES = (GIVEN, *(name for name, strategy in miner.STRATEGIES.items() if "variety" not in strategy.needs))
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Recipe:
 
     Attributes:
         loss, temperature, final_temperature, learnable_temperature, margin, memory: see `objectives.TripletObjective`.
-        strategy: where negatives come from: `given` takes those of the triplets, the others mine them, see `miner`.
+        strategy: where negatives come from: `given` takes those of the triplets, the others mine them, see `miner`; a
+            mixture is written `hard:0.7+random:0.3`.
         negatives: mined negatives for each anchor.
         remine_every: steps between two minings with the current encoder (Xiong et al. 2021, ANCE); an epoch's steps
             when not given.
@@ -60,9 +62,13 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, choices in (("strategy", STRATEGIES), ("curriculum", CURRICULA)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(choices)}")
+        names = [part.partition(":")[0] for part in self.strategy.split("+")]
+        for kind, chosen, choices in (("strategy", names, STRATEGIES), ("curriculum", [self.curriculum], CURRICULA)):
+            for name in chosen:
+                if name not in choices:
+                    raise ValueError(f"unknown {kind} {name!r}; choose from {', '.join(choices)}")
+        if self.strategy != GIVEN:
+            miner.parse(self.strategy)
         for name in ("negatives", "epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")

@@ -3,11 +3,12 @@ import pandas as pd
 import pytest
 import torch
 
-from gate_lessons import miner
+from gate_lessons import features, miner
+from gate_lessons import material as module
 from gate_lessons.data import candidate_pool, load_corpus, triplets
 from gate_lessons.encoder import Bag, NGramEncoder
 from gate_lessons.material import Material
-from gate_lessons.recipe import Recipe
+from gate_lessons.recipe import STRATEGIES, Recipe
 from gate_lessons.text import normalize, vary
 
 CPU = torch.device("cpu")
@@ -96,7 +97,7 @@ def test_triplets_are_named_by_number_and_group(table):
 # ------------------------------------------------------------------- mining
 
 
-@pytest.mark.parametrize("strategy", miner.STRATEGIES)
+@pytest.mark.parametrize("strategy", [*STRATEGIES[1:], "hard:0.5+category:0.5"])
 @pytest.mark.parametrize("k", [1, 3])
 def test_mined_negatives_are_the_miners(table, strategy, k):
     material = _material(table, strategy=strategy, negatives=k, margin=0.2)
@@ -105,6 +106,8 @@ def test_mined_negatives_are_the_miners(table, strategy, k):
     group = pd.factorize(pd.concat([table["group"], pool["group"]]))[0]
     topic = pd.factorize(pd.concat([table["topic"], pool["topic"]]))[0]
     place = {key: row for row, key in enumerate(pool["key"])}
+    make = features.same_root if strategy == "same_root" else features.lexical
+    ours, theirs = make(list(table["anchor"]), list(pool["text"]))
     expected = miner.mine(
         *(encode(list(texts)) for texts in (table["anchor"], table["positive"], pool["text"])),
         strategy,
@@ -113,6 +116,8 @@ def test_mined_negatives_are_the_miners(table, strategy, k):
         candidate_group=group[48:],
         anchor_category=topic[:48],
         candidate_category=topic[48:],
+        anchor_features=ours,
+        candidate_features=theirs,
         known_positives=[[place[normalize(text)]] for text in table["positive"]],
         margin=0.2,
         generator=_generator(),
@@ -120,7 +125,18 @@ def test_mined_negatives_are_the_miners(table, strategy, k):
     assert mined.indices.tolist() == expected.indices.tolist()
     torch.testing.assert_close(mined.difficulty, expected.difficulty())
     assert mined.shortfall == pytest.approx(expected.shortfall.float().mean().item() / k)
-    assert (mined.shortfall > 0) == (strategy == "semi_hard")
+
+
+def test_features_are_made_once_and_of_one_kind(monkeypatch, table):
+    made = []
+    monkeypatch.setattr(module, "lexical", lambda *texts: made.append(texts) or features.lexical(*texts))
+    material = _material(table, strategy="lexical")
+    for _ in range(2):
+        material.mine(_encoder(), material.recipe, 1.0, _generator())
+    assert len(made) == 1
+    material = _material(table, strategy="lexical+same_root")
+    with pytest.raises(ValueError, match="one mixture has one kind of features, not those of lexical and same_root"):
+        material.mine(_encoder(), material.recipe, 1.0, _generator())
 
 
 def _hard_and_random(table: pd.DataFrame, share: float, seed: int = 0, strategy: str = "hard"):

@@ -5,11 +5,11 @@ import pytest
 import torch
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from gate_lessons import miner, search
-
-DETERMINISTIC = ("hard", "semi_hard")
+from gate_lessons.miner import mining, proposals, strategies
 
 
 def _circle(*degrees: float) -> Tensor:
@@ -48,6 +48,12 @@ def _own(a: Tensor, b: Tensor) -> np.ndarray:
 
 def _degrees(mined: miner.Mined) -> list[list[int]]:
     return [[AT[i] for i in row] for row in mined.indices.tolist()]
+
+
+def _in_slices(monkeypatch, numbers: int) -> None:
+    """Let mining hold only so many numbers at once, so that it looks at a few anchors at a time."""
+    for module in (mining, proposals, strategies):
+        monkeypatch.setattr(module, "NUMBERS", numbers)
 
 
 def _far_from(values: np.ndarray, limit: float, by: float = 1e-5) -> bool:
@@ -165,7 +171,7 @@ def _mine_clumps(k: int, seed: int = 0, rows: int = 1, **options) -> miner.Mined
 @pytest.fixture
 def clumps(monkeypatch):
     """The clusters are the clumps. k-means itself may end elsewhere, which is not the miner's to decide."""
-    monkeypatch.setattr(miner, "cluster", lambda corpus, clusters, seed: torch.tensor(CLUMP))
+    monkeypatch.setattr(proposals, "cluster", lambda corpus, clusters, seed: torch.tensor(CLUMP))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -196,8 +202,8 @@ def test_cluster_takes_the_best_that_the_filter_leaves(clumps):
 @pytest.mark.parametrize("clusters", [1, 5, 100])
 def test_cluster_clusters_the_pool_once_and_serves_distinct_clusters(monkeypatch, clusters):
     made = []
-    monkeypatch.setattr(miner, "cluster", lambda *x: made.append(search.cluster(*x)) or made[-1])
-    monkeypatch.setattr(search, "BLOCK_NUMBERS", 80)  # two anchors a block
+    monkeypatch.setattr(proposals, "cluster", lambda *x: made.append(search.cluster(*x)) or made[-1])
+    _in_slices(monkeypatch, 1)
     a, p, pool = _pool()
     mined = miner.mine(a, p, pool, "cluster", 4, clusters=clusters)
     (of,) = made
@@ -263,122 +269,106 @@ def test_a_candidate_counts_under_the_first_reason_that_applies():
     }
 
 
-# ------------------------------------------------------------------- against a loop over anchors and candidates
+# ------------------------------------------------------------------- what holds for every strategy
+
+EVERY = (*miner.STRATEGIES, "hard:0.5+random:0.5", "semi_hard:1+cluster:2+category:1")
 
 
-def _naive(
-    a: Tensor, p: Tensor, pool: Tensor, strategy: str, k: int, margin: float, group, candidate_group, known, share
-) -> tuple[list[list[int]], list[int], dict[str, int]]:
-    """What `mine` promises with the fallback `hard`, one anchor and one candidate at a time, in float64."""
-    similarity, own = _cosines(a, pool), _own(a, p)
-    rows, shortfalls, skipped = [], [], {}
-    for i in range(len(a)):
-        allowed = []
-        for j in range(len(pool)):
-            reason = None
-            if group[i] == candidate_group[j]:
-                reason = "same group"
-            elif j in known[i]:
-                reason = "known positive"
-            elif similarity[i, j] > own[i] * (1 - share):
-                reason = "relative margin"
-            if reason:
-                skipped[reason] = skipped.get(reason, 0) + 1
-            else:
-                allowed.append(j)
-        allowed.sort(key=lambda j: -similarity[i, j])
-        wanted = [j for j in allowed if strategy == "hard" or own[i] - margin <= similarity[i, j] < own[i]][:k]
-        rows.append(wanted + [j for j in allowed if j not in wanted][: k - len(wanted)])
-        shortfalls.append(k - len(wanted))
-    return rows, shortfalls, skipped
-
-
-@pytest.mark.parametrize("strategy", DETERMINISTIC)
-@settings(deadline=None, max_examples=40)
-@given(seed=st.integers(0, 10**6), k=st.integers(1, 5), margin=st.floats(0, 0.8), share=st.floats(-0.5, 0.3))
-def test_mining_equals_the_loop(strategy, seed, k, margin, share):
-    a, p, pool = _pool(rows=6, columns=60, seed=seed)
+def _everything(seed: int) -> tuple[tuple[Tensor, Tensor, Tensor], dict]:
+    """12 anchors, 40 candidates, and whatever any strategy may ask for."""
     rng = np.random.default_rng(seed)
-    group, candidate_group = rng.integers(0, 9, 6), rng.integers(0, 9, 60)
-    known = [rng.choice(60, rng.integers(0, 4), replace=False).tolist() for _ in range(6)]
-    rows, shortfall, skipped = _naive(a, p, pool, strategy, k, margin, group, candidate_group, known, share)
-    similarity, own = _cosines(a, pool), _own(a, p)[:, None]
-    if any(len(row) < k for row in rows) or not all(
-        _far_from(similarity - limit, 0) for limit in (own, own - margin, own * (1 - share))
-    ):
-        reject()  # too few are left, or a cosine lies on a limit to within float32
-    mined = miner.mine(
-        a,
-        p,
-        pool,
-        strategy,
-        k,
-        anchor_group=group,
-        candidate_group=candidate_group,
-        known_positives=known,
-        relative_margin=share,
-        margin=margin,
-        fallback="hard",
-    )
-    assert mined.indices.tolist() == rows
-    assert mined.shortfall.tolist() == shortfall
-    assert mined.skipped == skipped
-    expected = np.take_along_axis(similarity, np.array(rows), axis=1)
-    np.testing.assert_allclose(mined.similarities, expected, atol=1e-6)
-    np.testing.assert_allclose(mined.positive_similarity, own[:, 0], atol=1e-6)
-    np.testing.assert_allclose(mined.difficulty(), expected.mean(axis=1) - own[:, 0] + 1, atol=1e-5)
+    options = {
+        f"{side}_{name}": rng.integers(0, most, size)
+        for side, size in (("anchor", 12), ("candidate", 40))
+        for name, most in (("group", 6), ("key", 20), ("category", 3), ("variety", 3))
+    }
+    features = csr_matrix(rng.random((52, 9)) * (rng.random((52, 9)) < 0.3))
+    options |= {"anchor_features": features[:12], "candidate_features": features[12:]}
+    return _pool(seed=seed), options | {"known_positives": [[i, i + 12] for i in range(12)]}
 
 
-@pytest.mark.parametrize("strategy", miner.STRATEGIES)
+@pytest.mark.parametrize("strategy", EVERY)
 @pytest.mark.parametrize("fallback", miner.FALLBACKS)
-@pytest.mark.parametrize("seed", range(3))
-def test_every_strategy_respects_the_filter_and_repeats_nothing(strategy, fallback, seed):
-    a, p, pool = _pool(seed=seed)
-    rng = np.random.default_rng(seed)
-    group, candidate_group = rng.integers(0, 6, 12), rng.integers(0, 6, 40)
-    key, candidate_key = rng.integers(0, 20, 12), rng.integers(0, 20, 40)
-    category, candidate_category = rng.integers(0, 3, 12), rng.integers(0, 3, 40)
-    known = [[i, i + 12] for i in range(12)]
+@settings(deadline=None, max_examples=5)
+@given(seed=st.integers(0, 10**6))
+def test_nothing_filtered_and_nothing_twice_and_nothing_silently_missing(strategy, fallback, seed):
+    (a, p, pool), options = _everything(seed)
     k = 8
-    mined = miner.mine(
-        a,
-        p,
-        pool,
-        strategy,
-        k,
-        anchor_group=group,
-        candidate_group=candidate_group,
-        anchor_key=key,
-        candidate_key=candidate_key,
-        anchor_category=category,
-        candidate_category=candidate_category,
-        known_positives=known,
-        clusters=4,
-        margin=0.2,
-        fallback=fallback,
-        generator=_generator(seed),
-    )
     similarity, own = _cosines(a, pool), _own(a, p)
-    wants = {
-        "semi_hard": lambda i, j: own[i] - 0.2 <= similarity[i, j] < own[i],
-        "category": lambda i, j: category[i] != candidate_category[j],
-    }.get(strategy, lambda i, j: True)
+    allowed = [
+        {
+            j
+            for j in range(40)
+            if options["anchor_group"][i] != options["candidate_group"][j]
+            and options["anchor_key"][i] != options["candidate_key"][j]
+            and j not in options["known_positives"][i]
+            and similarity[i, j] <= 0.9
+        }
+        for i in range(12)
+    ]
+    if min(map(len, allowed)) < k or not _far_from(similarity, 0.9):
+        reject()
+    plan = {"clusters": 4, "margin": 0.2, "max_score": 0.9, "fallback": fallback, "generator": _generator(seed)}
+    mined = miner.mine(a, p, pool, strategy, k, **options, **plan)
     for i, row in enumerate(mined.indices.tolist()):
-        assert len(set(row)) == k
-        allowed = [
-            j for j in range(40) if group[i] != candidate_group[j] and key[i] != candidate_key[j] and j not in known[i]
-        ]
-        assert set(row) <= set(allowed)
-        wanted = sum(wants(i, j) for j in allowed)
-        short = int(mined.shortfall[i])
-        assert short == max(0, k - wanted)
-        assert all(wants(i, j) for j in row[: k - short])  # what the strategy chose stays ahead
-        if fallback == "hard" and short:
-            rest = sorted((j for j in allowed if not wants(i, j)), key=lambda j: -similarity[i, j])
-            assert row[k - short :] == rest[:short]
-    np.testing.assert_allclose(
-        mined.similarities, np.take_along_axis(similarity, mined.indices.numpy(), axis=1), atol=1e-6
+        found = k - int(mined.shortfall[i])
+        filled = row[found:] if fallback != "none" else []
+        assert set(row[:found]) | set(filled) <= allowed[i]
+        assert len({*row[:found], *filled}) == found + len(filled)
+        if fallback == "none":
+            assert row[found:] == [-1] * (k - found) and mined.similarities[i, found:].isnan().all()
+        if fallback == "hard":
+            rest = sorted(allowed[i] - set(row[:found]), key=lambda j: -similarity[i, j])
+            assert filled == rest[: k - found]
+    there = mined.indices >= 0
+    expected = np.take_along_axis(similarity, mined.indices.clamp_min(0).numpy(), axis=1)
+    np.testing.assert_allclose(mined.similarities[there], expected[there], atol=1e-6)
+    np.testing.assert_allclose(mined.positive_similarity, own, atol=1e-6)
+    found = there.any(dim=1).numpy()
+    difficulty = np.nanmean(np.where(there, expected, np.nan)[found], axis=1) - own[found] + 1
+    np.testing.assert_allclose(mined.difficulty()[found], difficulty, atol=1e-5)
+    assert mined.difficulty()[~found].isnan().all()
+
+
+@pytest.mark.parametrize("strategy", EVERY)
+@pytest.mark.parametrize("numbers", [1, 100, 1500])
+def test_slices_change_nothing(monkeypatch, strategy, numbers):
+    """The first lists hold 400 to 12,000 numbers; anchors that need deeper ones are asked for in slices, too."""
+    (a, p, pool), options = _everything(3)
+    options |= {"relative_margin": -0.4, "margin": 0.3, "fallback": "none"}
+    whole = miner.mine(a, p, pool, strategy, 4, **options)
+    slices, real = [], mining.filter_out
+    monkeypatch.setattr(mining, "filter_out", lambda found: slices.append(len(found.rows)) or real(found))
+    _in_slices(monkeypatch, numbers)
+    parts = miner.mine(a, p, pool, strategy, 4, **options)
+    assert numbers > 100 or max(slices) < 12
+    assert torch.equal(parts.indices, whole.indices) and torch.equal(parts.shortfall, whole.shortfall)
+    assert parts.skipped == whole.skipped
+    torch.testing.assert_close(parts.similarities, whole.similarities, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("strategy", EVERY)
+def test_other_anchors_in_the_same_call_change_nothing(strategy):
+    """What is drawn hangs on the anchor's number, so those before stay as they are."""
+    (a, p, pool), options = _everything(5)
+    few = {name: x[:7] if "anchor" in name or "known" in name else x for name, x in options.items()}
+    if "cluster" in strategy or "semi" in strategy:
+        options["fallback"] = few["fallback"] = "none"
+    all_of_them = miner.mine(a, p, pool, strategy, 3, **options)
+    some = miner.mine(a[:7], p[:7], pool, strategy, 3, **few)
+    assert torch.equal(some.indices, all_of_them.indices[:7])
+
+
+@pytest.mark.parametrize("strategy", ["random", "category", "distance_weighted", "ambiguous", "hard:0.5+random:0.5"])
+def test_another_generator_draws_others(strategy):
+    (a, p, pool), options = _everything(0)
+    first, again, other = (
+        miner.mine(a, p, pool, strategy, 3, generator=_generator(seed), **options).indices for seed in (1, 1, 2)
     )
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+# ------------------------------------------------------------------- fallbacks
 
 
 def test_the_random_fallback_is_random_and_the_hard_one_is_hard():
@@ -390,44 +380,11 @@ def test_the_random_fallback_is_random_and_the_hard_one_is_hard():
     assert (np.bincount(spread.indices[:, 0], minlength=7) > 15).all()
 
 
-@pytest.mark.parametrize("strategy", DETERMINISTIC)
-@pytest.mark.parametrize("numbers", [1, 40, 100, 41 * 5])
-def test_blocks_change_nothing(monkeypatch, strategy, numbers):
-    a, p, pool = _pool(rows=13)
-    category = np.arange(13) % 5
-    options = {
-        "anchor_group": category,
-        "candidate_group": np.arange(40) % 7,
-        "known_positives": [[i] for i in range(13)],
-        "relative_margin": 0.05,
-        "margin": 0.15,
-        "fallback": "hard",
-    }
-    whole = miner.mine(a, p, pool, strategy, 4, **options)
-    monkeypatch.setattr(search, "BLOCK_NUMBERS", numbers)
-    blocks = len(list(search.similarity_blocks(a, pool)))
-    assert blocks == -(-13 // max(1, numbers // 40)) > 1
-    parts = miner.mine(a, p, pool, strategy, 4, **options)
-    assert torch.equal(parts.indices, whole.indices) and torch.equal(parts.shortfall, whole.shortfall)
-    assert parts.skipped == whole.skipped
-    torch.testing.assert_close(parts.similarities, whole.similarities)
-
-
-def test_blocks_keep_categories_and_clusters_with_their_rows(monkeypatch):
-    monkeypatch.setattr(search, "BLOCK_NUMBERS", 40)
-    a, p, pool = _pool(rows=13)
-    own, other = np.arange(13) % 3, np.arange(40) % 3
-    mined = miner.mine(a, p, pool, "category", 3, anchor_category=own, candidate_category=other)
-    assert (other[mined.indices.numpy()] != own[:, None]).all()
-    mined = miner.mine(a, p, pool, "cluster", 1, clusters=1)
-    assert mined.indices[:, 0].tolist() == _cosines(a, pool).argmax(axis=1).tolist()
-
-
 def test_lengths_and_precision_of_the_embeddings_do_not_matter():
     a, p, pool = _pool()
     plain = miner.mine(a, p, pool, "hard", 3)
     scaled = miner.mine(100 * a.double(), 0.01 * p.double(), pool.double() * torch.arange(1, 41)[:, None], "hard", 3)
-    assert torch.equal(plain.indices, scaled.indices)
+    assert torch.equal(plain.indices, scaled.indices) and plain.similarities.dtype == scaled.similarities.dtype
     torch.testing.assert_close(plain.similarities, scaled.similarities)
 
 
@@ -443,7 +400,7 @@ def test_mining_gives_no_gradient():
 def test_unknown_names_are_errors_that_list_the_known():
     with pytest.raises(ValueError, match="unknown strategy 'easy'; choose from random, hard, semi_hard, cluster, cat"):
         miner.mine(ANCHOR, POSITIVE, POOL, "easy", 1)
-    with pytest.raises(ValueError, match="unknown fallback 'easy'; choose from random, hard"):
+    with pytest.raises(ValueError, match="unknown fallback 'easy'; choose from random, hard, none"):
         miner.mine(ANCHOR, POSITIVE, POOL, "hard", 1, fallback="easy")
 
 
@@ -470,18 +427,38 @@ def test_shapes_must_fit():
 
 
 @pytest.mark.parametrize("k", [0, -1, 8])
-def test_k_must_fit_the_pool(k):
-    with pytest.raises(ValueError, match=f"k must lie between 1 and the pool's 7 sentences, not {k}"):
+def test_num_negatives_must_fit_the_pool(k):
+    with pytest.raises(ValueError, match=f"num_negatives must lie between 1 and the pool's 7 sentences, not {k}"):
         miner.mine(ANCHOR, POSITIVE, POOL, "hard", k)
 
 
-@pytest.mark.parametrize("given", [{}, {"anchor_category": [0]}, {"candidate_category": [0] * 7}])
-def test_category_needs_categories(given):
-    with pytest.raises(ValueError, match="strategy 'category' needs anchor_category and candidate_category"):
-        miner.mine(ANCHOR, POSITIVE, POOL, "category", 1, **given)
+@pytest.mark.parametrize(
+    ("strategy", "need"),
+    [
+        ("category", "category"),
+        ("hard:1+category:1", "category"),
+        ("lexical", "features"),
+        ("same_root", "features"),
+        ("dialect_twin", "features"),
+        ("dialect_twin", "variety"),
+    ],
+)
+def test_what_a_strategy_needs_is_asked_for(strategy, need):
+    given = (
+        {} if need == "features" else {"anchor_features": csr_matrix((1, 2)), "candidate_features": csr_matrix((7, 2))}
+    )
+    with pytest.raises(ValueError, match=f"needs anchor_{need} and candidate_{need}"):
+        miner.mine(ANCHOR, POSITIVE, POOL, strategy, 1, **given)
 
 
-@pytest.mark.parametrize("name", ["group", "key", "category"])
+@pytest.mark.parametrize(("rows", "columns"), [((2, 3), (7, 3)), ((1, 3), (6, 3)), ((1, 3), (7, 4)), (None, (7, 3))])
+def test_features_must_fit(rows, columns):
+    ours, theirs = (shape and csr_matrix(shape) for shape in (rows, columns))
+    with pytest.raises(ValueError, match=r"anchor_features and candidate_features must be \[1, V\] and \[7, V\], not"):
+        miner.mine(ANCHOR, POSITIVE, POOL, "lexical", 1, anchor_features=ours, candidate_features=theirs)
+
+
+@pytest.mark.parametrize("name", ["group", "key", "category", "variety"])
 @pytest.mark.parametrize(("anchor", "candidate"), [([0], [0] * 6), ([0, 1], [0] * 7), ([0], None), (None, [0] * 7)])
 def test_codes_must_have_a_code_for_each_row(name, anchor, candidate):
     match = f"anchor_{name} and candidate_{name} must have 1 and 7 codes, not"
@@ -495,16 +472,71 @@ def test_known_positives_must_have_a_list_for_each_anchor(known):
         miner.mine(ANCHOR, POSITIVE, POOL, "hard", 1, known_positives=known)
 
 
-def test_a_filter_that_leaves_too_few_names_the_anchor_and_the_reasons(monkeypatch):
+@pytest.mark.parametrize(
+    ("known", "match"),
+    [
+        ([[0], [3, 7]], "known_positives of anchor 1 has candidate 7; the pool has 0 to 6"),
+        ([[-1], []], "known_positives of anchor 0 has candidate -1; the pool has 0 to 6"),
+        ([[0, 6], [5, 1, 5]], "known_positives of anchor 1 has candidate 5 twice"),
+    ],
+)
+def test_known_positives_must_be_candidates_each_once(known, match):
+    with pytest.raises(ValueError, match=match):
+        miner.mine(_circle(0, 1), _circle(60, 61), POOL, "hard", 1, known_positives=known)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"range_min": 3, "range_max": 3}, "range_min must be 0 or more and below range_max, not 3 with range_max=3"),
+        ({"range_min": -1}, "range_min must be 0 or more and below range_max, not -1"),
+        (
+            {"range_min": 1, "range_max": 3, "num_negatives": 3},
+            "from range_min=1 to range_max=3 are fewer than num_neg",
+        ),
+        ({"strategy": "random", "range_min": 1}, "are for strategies that rank; random does not"),
+        ({"strategy": "cluster", "sampling_strategy": "random"}, "are for strategies that rank; cluster does not"),
+        ({"sampling_strategy": "best"}, "unknown sampling_strategy 'best'; choose from top, random"),
+        ({"strategy": "cluster", "clusters": 0}, "clusters must be at least 1, not 0"),
+        ({"strategy": {}}, "a mixture needs at least one strategy"),
+        ({"strategy": {"hard": 0}}, "the weight of strategy 'hard' must be a number above 0, not 0"),
+        ({"strategy": {"hard": 1, "random": float("nan")}}, "the weight of strategy 'random' must be a number above 0"),
+        ({"strategy": "hard:0.5+random:-0.5"}, "the weight of strategy 'random' must be a number above 0, not '-0.5'"),
+        ({"strategy": "hard:much"}, "the weight of strategy 'hard' must be a number above 0, not 'much'"),
+        ({"strategy": "hard:0.5+hard:0.5"}, "strategy 'hard' comes twice"),
+        ({"strategy": "hard+easy"}, "unknown strategy 'easy'"),
+    ],
+)
+def test_words_that_do_not_fit(options, match):
+    with pytest.raises(ValueError, match=match):
+        miner.mine(ANCHOR, POSITIVE, POOL, **{"strategy": "hard", "num_negatives": 1} | options)
+
+
+def test_an_empty_pool_and_zero_vectors_and_other_types_are_errors():
+    with pytest.raises(ValueError, match=r"candidates must be \[rows, d\] with at least one row"):
+        miner.mine(ANCHOR, POSITIVE, POOL[:0], "random", 1)
+    for place, name in enumerate(("anchors", "positives", "candidates")):
+        inputs = [x.clone() for x in (ANCHOR, POSITIVE, POOL)]
+        inputs[place][0] = 0
+        with pytest.raises(ValueError, match=f"{name} holds zero vectors.* in 1 rows: 0"):
+            miner.mine(*inputs, "random", 1)
+    with pytest.raises(ValueError, match=r"types of numbers differ: .* candidates float64"):
+        miner.mine(ANCHOR, POSITIVE, POOL.double(), "random", 1)
+    with pytest.raises(ValueError, match=r"dimensions differ: anchors \[1, 2\], a pool of width 3"):
+        miner.mine(ANCHOR, POSITIVE, search.ExactPool(_random(7, 3)), "random", 1)
+
+
+@pytest.mark.parametrize("fallback", ["random", "hard"])
+def test_a_filter_that_leaves_too_few_names_the_anchor_and_the_reasons(monkeypatch, fallback):
     anchors, positives = _circle(0, 0, 180), _circle(60, 100, 180)
     match = (
-        r"anchor 1: the filter leaves 2 of 7 candidates, fewer than k=3 "
-        r"\(taken out so far: .*\d+ absolute margin\); enlarge the pool, lower k or relax the margins"
+        r"anchor 1: the filter leaves 2 of 7 candidates, fewer than num_negatives=3 \(taken out: 5 absolute margin\); "
+        "enlarge the pool, lower num_negatives, relax the margins, or choose the fallback 'none'"
     )
-    for numbers in (2**23, 7):  # in one block, and one anchor a block
-        monkeypatch.setattr(search, "BLOCK_NUMBERS", numbers)
+    for numbers in (2**21, 1):
+        _in_slices(monkeypatch, numbers)
         with pytest.raises(ValueError, match=match):
-            miner.mine(anchors, positives, POOL, "random", 3, absolute_margin=0.1)
+            miner.mine(anchors, positives, POOL, "random", 3, absolute_margin=0.1, fallback=fallback)
     with pytest.raises(ValueError, match=r"anchor 0: the filter leaves 1 of 7 .* 6 same group"):
         miner.mine(ANCHOR, POSITIVE, POOL, "hard", 2, anchor_group=[1], candidate_group=[1, 1, 1, 1, 1, 1, 0])
 

@@ -1,0 +1,69 @@
+"""Mixtures of strategies, and how one list fills up from another."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from gate_lessons.miner.draws import uniform
+from gate_lessons.miner.strategies import STRATEGIES
+
+CHOICE = 7  # the stream of random numbers that says which strategy chooses
+
+
+def parse(strategy: str | Mapping[str, float]) -> dict[str, float]:
+    """Strategies and their shares, which sum to 1, from a name, a mapping, or a text such as `hard:0.7+random:0.3`.
+
+    Raises:
+        ValueError: an unknown name, a name that comes twice, or a weight that is no number above 0.
+    """
+    pairs = (
+        [part.partition(":")[::2] for part in strategy.split("+")] if isinstance(strategy, str) else strategy.items()
+    )
+    weights: dict[str, float] = {}
+    for name, weight in pairs:
+        if name not in STRATEGIES:
+            raise ValueError(f"unknown strategy {name!r}; choose from {', '.join(STRATEGIES)}")
+        if name in weights:
+            raise ValueError(f"strategy {name!r} comes twice in {strategy!r}; give it one weight")
+        weights[name] = _weight(name, weight or 1.0 if isinstance(weight, str) else weight)
+    if not weights:
+        raise ValueError("a mixture needs at least one strategy, for example {'hard': 0.7, 'random': 0.3}")
+    return {name: weight / sum(weights.values()) for name, weight in weights.items()}
+
+
+def _weight(name: str, weight: str | float) -> float:
+    try:
+        number = float(weight)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ValueError(f"the weight of strategy {name!r} must be a number above 0, not {weight!r}")
+    return number
+
+
+def mix(lists: Tensor, weights: list[float], seed: int) -> Tensor:
+    """[S, Q, k] → [Q, k]: each place asks the strategy that is drawn for it for its best that is not yet taken."""
+    rows, places = torch.arange(lists.shape[1], device=lists.device), torch.arange(lists.shape[2], device=lists.device)
+    steps = torch.tensor(weights, dtype=torch.float64, device=lists.device).cumsum(0)[:-1]
+    which = torch.searchsorted(steps, uniform(seed + CHOICE, rows, places), right=True)
+    mixed = torch.full_like(lists[0], -1)
+    for place in range(lists.shape[2]):
+        mixed[:, place] = _first_new(lists[which[:, place], rows], mixed[:, :place])
+    return mixed.gather(1, (mixed < 0).int().argsort(dim=1, stable=True))
+
+
+def fill(chosen: Tensor, filler: Tensor) -> Tensor:
+    """[n, k] with the −1 replaced by what the filler [n, k] has beside."""
+    for place in range(chosen.shape[1]):
+        chosen[:, place] = torch.where(chosen[:, place] < 0, _first_new(filler, chosen), chosen[:, place])
+    return chosen
+
+
+def _first_new(options: Tensor, taken: Tensor) -> Tensor:
+    """The first number of each row of `options` [n, k] that `taken` [n, t] does not have; −1 where there is none."""
+    new = options >= 0
+    for other in taken.T:
+        new &= options != other[:, None]
+    return torch.where(new.any(dim=1), options.gather(1, new.int().argmax(dim=1, keepdim=True))[:, 0], -1)
