@@ -70,7 +70,7 @@ OPTIONS = [
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(o) or "plain")
 def test_hard_negatives_are_sentence_transformers(options, seed):
     anchors, candidates = _embeddings(seed)
-    assert (torch.nn.functional.cosine_similarity(anchors, candidates[:ROWS]) > 0).all()
+    anchors[::3] *= -1  # s(a,p) is below 0 there
     # Its lists end at a rank of their own where a margin is given; ours end where nothing further can qualify.
     whole = {"num_negatives": 3, "range_max": COLUMNS - 1} | options
     theirs = _peers(anchors, candidates, **whole)

@@ -41,12 +41,12 @@ def _circle(*degrees: float) -> Tensor:
 WANTED = {
     "hard": lambda s, own, o: True,
     "semi_hard": lambda s, own, o: own - o["margin"] <= s < own,
-    "positive_aware": lambda s, own, o: s <= own * (1 - o.get("relative_margin", 0.05)),
+    "positive_aware": lambda s, own, o: s <= own - o.get("relative_margin", 0.05) * abs(own),
     "positive_aware_absolute": lambda s, own, o: s <= own - o.get("absolute_margin", 0.05),
 }
 KEEPS = {
     "absolute_margin": lambda s, own, x: s <= own - x,
-    "relative_margin": lambda s, own, x: s <= own * (1 - x),
+    "relative_margin": lambda s, own, x: s <= own - x * abs(own),
     "max_score": lambda s, own, x: s <= x,
     "min_score": lambda s, own, x: s >= x,
 }
@@ -97,8 +97,8 @@ def test_what_ranks_equals_the_walk_down_all_candidates(strategy, seed, k, o):
     group, candidate_group = rng.integers(0, 4, 6), rng.integers(0, 4, 150)
     known = [rng.choice(150, rng.integers(0, 4), replace=False).tolist() for _ in range(6)]
     similarity, own = _cosines(a, pool), np.diag(_cosines(a, p))
-    edges = [own, own - o["margin"], own * 0.95, own - 0.05]
-    edges += [own - o.get("absolute_margin", 0), own * (1 - o.get("relative_margin", 0))]
+    edges = [own, own - o["margin"], own - 0.05 * abs(own), own - 0.05]
+    edges += [own - o.get("absolute_margin", 0), own - o.get("relative_margin", 0) * abs(own)]
     edges += [np.full(6, o.get("max_score", 2)), np.full(6, o.get("min_score", -2))]
     if min(np.abs(similarity - edge[:, None]).min() for edge in edges) < 1e-6:
         reject()  # a cosine lies on an edge, to within float32

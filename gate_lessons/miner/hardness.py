@@ -23,13 +23,13 @@ def within_relative_margin(positive_similarity: Tensor, negative_similarity: Ten
     Args:
         positive_similarity: s(a,p), [Q, 1] (or any shape that broadcasts).
         negative_similarity: s(a,n), [Q, M].
-        relative_margin: a share of s(a,p); the paper's 0.05 keeps s(a,n) ≤ 0.95·s(a,p). Meant for s(a,p) > 0: where the
-            positive is at a negative similarity, the rule keeps negatives that are nearer than it.
+        relative_margin: a share of s(a,p); the paper's 0.05 keeps s(a,n) ≤ 0.95·s(a,p). Where s(a,p) is below 0 the
+            paper's product would keep negatives that are nearer than the positive; it is a share of |s(a,p)| here.
 
     Returns:
         [Q, M] booleans.
     """
-    return negative_similarity <= positive_similarity * (1 - relative_margin)
+    return negative_similarity <= positive_similarity - relative_margin * positive_similarity.abs()
 
 
 def difficulty(positive_similarity: Tensor, negative_similarity: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ def mine(
         anchor_key, candidate_key: [Q] and [M] integer codes of the normalised text; equal codes are never negatives.
         known_positives: for each anchor the candidate rows that are positives, never negatives.
         absolute_margin: keep only s(a,n) ≤ s(a,p) − absolute_margin. Rules hard negatives out by definition.
-        relative_margin: keep only s(a,n) ≤ s(a,p)·(1 − relative_margin); NV-Retriever (Moreira et al. 2024) uses 0.05.
+        relative_margin: keep only s(a,n) ≤ s(a,p) − relative_margin·|s(a,p)|; Moreira et al. (2024) use 0.05.
         max_score, min_score: keep only min_score ≤ s(a,n) ≤ max_score.
         range_min: pass over that many of the nearest that would be taken. For strategies that rank.
         range_max: look only at that many of the nearest that are no positives. For strategies that rank.

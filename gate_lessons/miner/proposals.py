@@ -55,8 +55,7 @@ class Task:
     @cached_property
     def pieces(self) -> Classes:
         """The clusters: made once for the pool."""
-        vectors = self.pool.rows(torch.arange(len(self.pool)))
-        number = cluster(vectors, min(self.clusters, len(self.pool)), self.seed % 2**31)
+        number = cluster(self.pool, min(self.clusters, len(self.pool)), self.seed % 2**31)
         return Classes(number.to(self.anchors.device))
 
     @cached_property

@@ -4,31 +4,15 @@ The solutions are the library's own tested functions. Among the mistakes are the
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gate_lessons import curriculum, diagnostics, losses, metrics, miner, text
-
-
-@dataclass(frozen=True)
-class Exercise:
-    """What a learner writes.
-
-    Attributes:
-        solution: the library's function that does the same.
-        inputs: arguments of each trial.
-        mistakes: what a wrong answer does → the function that does it.
-    """
-
-    solution: Callable[..., Any]
-    inputs: Sequence[tuple]
-    mistakes: dict[str, Callable[..., Any]] = field(default_factory=dict)
-
+from gate_lessons import curriculum, diagnostics, losses, metrics, text
+from gate_lessons.exercises.exercise import Exercise
+from gate_lessons.exercises.mining import MINING
 
 # ---------------------------------------------------------------------------------------------- inputs
 
@@ -48,11 +32,6 @@ def _one_hard_negative(batch: int, width: int, negatives: int, seed: int) -> tup
     others = _embeddings(batch, negatives, width, seed=seed + 200)
     others[:, 0] += anchor
     return anchor, positive, others
-
-
-def _similarities(queries: int, candidates: int, seed: int) -> tuple[Tensor, Tensor]:
-    s_p = 0.3 + 0.4 * torch.rand(queries, 1, generator=torch.Generator().manual_seed(seed))
-    return s_p, torch.rand(queries, candidates, generator=torch.Generator().manual_seed(seed + 1))
 
 
 # ---------------------------------------------------------------------------------------------- mistakes
@@ -164,11 +143,6 @@ _TRIALS = [
 ]
 _MNR_TRIALS = [(a, torch.cat([p, n.flatten(0, 1)]), t) for a, p, n, t in _TRIALS[:2]]
 _TRIPLET_TRIALS = [(*_pairs(6, 8, 3), _embeddings(6, 8, seed=9), margin) for margin in (0.0, 0.5, 1.2)]
-_BAND_TRIALS = [
-    (*_similarities(2, 3, 0), 0.2),
-    (*_similarities(5, 40, 7), 0.1),
-    (torch.tensor([[0.5]]), torch.tensor([[0.3, 0.5, 0.4, 0.7]]), 0.2),
-]
 _SCORED = [
     (*_pairs(5, 8, 5), torch.tensor([5.0, 0.0, 3.0, 1.5, 3.0]), 0.05),
     (*_pairs(3, 4, 6), torch.tensor([2.0, 2.0, 2.0]), 0.5),
@@ -245,31 +219,6 @@ EXERCISES: dict[str, Exercise] = {
             "rows and columns are exchanged: each anchor must choose among the candidates": _transposed_mnr,
         },
     ),
-    "semi_hard": Exercise(
-        miner.semi_hard_band,
-        _BAND_TRIALS,
-        {
-            "these are the hard negatives, nearer than the positive (the tutorial's mistake)": lambda p, n, m: n > p,
-            "the margin is missing: easy negatives are in": lambda p, n, m: n < p,
-            "the edges are wrong: at s(a,p) a negative is hard, at s(a,p) − margin it is semi-hard": lambda p, n, m: (
-                (n > p - m) & (n <= p)
-            ),
-            "the band lies above the positive": lambda p, n, m: (n >= p) & (n < p + m),
-        },
-    ),
-    "relative_margin": Exercise(
-        miner.within_relative_margin,
-        [
-            (*_similarities(2, 3, 3), 0.05),
-            (*_similarities(4, 30, 4), 0.3),
-            (torch.tensor([[0.8]]), torch.tensor([[0.4, 0.6, 0.8]]), 0.25),
-        ],
-        {
-            "the margin is subtracted; it is a share of s(a,p)": lambda p, n, r: n <= p - r,
-            "these are the ones to take out": lambda p, n, r: n > p * (1 - r),
-            "the share that is kept is 1 − relative_margin": lambda p, n, r: n <= p * r,
-        },
-    ),
     "stability": Exercise(
         diagnostics.stability,
         [([1.0, 0.5, 0.4, 0.35, 0.33, 0.32],), ([0.2, 0.2, 0.2],), ([3.0, 1.0],)],
@@ -335,4 +284,5 @@ EXERCISES: dict[str, Exercise] = {
             "the losses are averaged; sum them": _mean_matryoshka,
         },
     ),
+    **MINING,
 }

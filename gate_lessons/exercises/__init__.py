@@ -2,7 +2,7 @@
 
 A check compares with the library's own tested function on several inputs, and, where the answer is wrong, with the
 mistakes that people make, the founding tutorial's among them. It never raises for a wrong answer. The exercises
-themselves are in `exercise_book`.
+themselves are in `book` and `mining`.
 """
 
 import inspect
@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gate_lessons.exercise_book import EXERCISES, Exercise
+from gate_lessons.exercises.book import EXERCISES
+from gate_lessons.exercises.exercise import Exercise
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ def check(name: str, answer: Callable[..., Any]) -> Verdict:
         ValueError: there is no exercise of that name.
     """
     exercise = _exercise(name)
+    reason = f" on all {len(exercise.inputs)} inputs."
     for number, arguments in enumerate(exercise.inputs, 1):
-        where = f"on input {number} of {len(exercise.inputs)}, {_describe(arguments)}"
-        expected = exercise.solution(*arguments)
+        where = f"on input {number} of {len(exercise.inputs)}, {_describe(arguments)}" if arguments else "when called"
         try:
             got = answer(*arguments)
         except NotImplementedError:
@@ -48,11 +49,15 @@ def check(name: str, answer: Callable[..., Any]) -> Verdict:
             return Verdict(False, f"Your function raised {type(error).__name__} {where}: {error}")
         if got is None:
             return Verdict(False, f"Your function returned None {where}: is there a `return`?")
-        if not _same(got, expected):
+        if exercise.judge:
+            right, reason = exercise.judge(got)
+            if not right:
+                return Verdict(False, reason)
+        elif not _same(got, expected := exercise.solution(*arguments)):
             return Verdict(
                 False, f"Not yet: {where}, expected {_show(expected)}, got {_show(got)}.{_cause(exercise, answer)}"
             )
-    return Verdict(True, f"Correct on all {len(exercise.inputs)} inputs.")
+    return Verdict(True, f"Correct{': ' * bool(exercise.judge)}{reason}")
 
 
 def solution(name: str) -> None:
