@@ -115,7 +115,7 @@ class Library:
             many an anchor's negatives have on average; `shortfall`, the share that the strategy could not give itself.
         """
         relations, there = self.relations(mined), mined.indices >= 0
-        served = relations.stack()
+        served = relations.stack().dropna()
         s_p = mined.positive_similarity[:, None].expand_as(mined.similarities)[there]
         kinds = pd.Series(hardness(s_p, mined.similarities[there], margin)).value_counts(normalize=True)
         topic = pd.DataFrame(self.shelf["topic"].to_numpy()[mined.indices.cpu().numpy()]).mask(~there.cpu().numpy())
