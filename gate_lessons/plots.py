@@ -4,6 +4,7 @@ Colours are Okabe and Ito's (2008), told apart with any colour vision. matplotli
 text, and no `$…$` beside it, which would draw the letters apart and backwards.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,7 @@ def difficulty_by_strategy(difficulty: Mapping[str, Sequence[float]], ax: "Axes 
     ax = _axes(ax)
     data = [np.asarray(values) for values in difficulty.values()]
     boxes = ax.boxplot(data, tick_labels=list(difficulty), patch_artist=True, medianprops={"color": BLACK})
-    for box, color in zip(boxes["boxes"], COLORS, strict=False):
+    for box, color in zip(boxes["boxes"], itertools.cycle(COLORS[:-1]), strict=False):  # medians are black
         box.set_facecolor(color)
     ax.axhline(1, color=BLACK, linestyle="--", linewidth=1)
     ax.set_ylabel("difficulty s(a,n) − s(a,p) + 1")
