@@ -16,6 +16,7 @@ from gate_lessons.audit import audit_files
 from gate_lessons.data import CORPUS, SPLITS, DataError, Group, load_groups
 from gate_lessons.encoder import Encoder, make_encoder
 from gate_lessons.evaluation import evaluate, load_task
+from gate_lessons.mine_files import Mining, mine_files
 from gate_lessons.parameters import ParameterError, parse, single
 from gate_lessons.recipe import Recipe
 
@@ -107,6 +108,38 @@ def train(
         _fail(error)
     except KeyboardInterrupt:
         _fail("interrupted; the same command goes on from the last checkpoint")
+
+
+@app.command(context_settings=PASS_ON)
+def mine(
+    context: typer.Context,
+    pairs: Annotated[Path, typer.Option(help="File with columns anchor and positive.")],
+    out: Annotated[Path, typer.Option(help="Triplets, a .jsonl file; the report comes beside it.")],
+    corpus: Annotated[
+        Path | None, typer.Option(help="Sentences to mine from: lines of a .txt, or a table with a column text.")
+    ] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask cluster to search with.")] = None,
+) -> None:
+    """Mine hard negatives for the pairs of a file, and write triplets and a report of what was mined.
+
+    Further parameters, one value each: --encoder (ngram, a saved encoder's folder, or a model's name), --strategy (one,
+    or several with weights), --num-negatives, --search (auto, exact, flat, ivf, hnsw); the filter's --range-min,
+    --range-max, --max-score, --min-score, --absolute-margin, --relative-margin; --sampling-strategy (top, random),
+    --margin, --clusters, --fallback (random, hard, none), --seed, --device.
+
+    Example: python -m gate_lessons mine --pairs pairs.jsonl --corpus sentences.txt --strategy hard:0.7+random:0.3 --out
+    triplets.jsonl
+
+    Without --corpus it mines among the pairs' own sentences. The same command goes on where an interrupted one stopped.
+    """
+    try:
+        chosen = Mining(**single(parse("mining", Mining.defaults(), context.args), "mining"))
+        written = mine_files(pairs, out, corpus, chosen, scheduler)
+    except (ValueError, OSError) as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        _fail(f"interrupted; the same command goes on from what is done in {out.with_suffix('.work')}")
+    print(*written, sep="\n")
 
 
 @app.command()

@@ -201,13 +201,9 @@ def load_sts(source: str | Path, split: str | None = None) -> pd.DataFrame:
 
 def load_retrieval(queries: str | Path, corpus: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Queries (query, relevant) and the corpus (id, text) that `relevant` points into."""
-    documents = _load(corpus, ("text",), None, others=("id",))
+    documents = load_sentences(corpus, others=("id",))
     questions = _load(queries, ("query",), None, others=("relevant",))
-    # A CSV file has only strings; so that 7 and "7" are one id, ids are compared as text.
-    documents["id"], questions["relevant"] = documents["id"].astype(str), questions["relevant"].astype(str)
-    for line, double in zip(documents.attrs["lines"], documents["id"].duplicated(), strict=True):
-        if double:
-            raise DataError(f"{corpus}, line {line}: this id stands on an earlier line; ids are unique")
+    questions["relevant"] = questions["relevant"].astype(str)
     known = set(documents["id"])
     for line, relevant in zip(questions.attrs["lines"], questions["relevant"], strict=True):
         if relevant not in known:
@@ -218,6 +214,26 @@ def load_retrieval(queries: str | Path, corpus: str | Path) -> tuple[pd.DataFram
 def load_categories(source: str | Path, split: str | None = None) -> pd.DataFrame:
     """Text, category: sentences of one category count as similar."""
     return _load(source, ("text", "category"), split)
+
+
+def load_pairs(source: str | Path, split: str | None = None) -> pd.DataFrame:
+    """Anchor, positive: two sentences of one meaning, or a question and its answer; other columns are kept."""
+    return _load(source, ("anchor", "positive"), split)
+
+
+def load_sentences(source: str | Path, others: tuple[str, ...] = ()) -> pd.DataFrame:
+    """Text: the lines of a .txt file, or the rows of a table; other columns are kept, and `others` must be there.
+
+    Raises:
+        DataError: an empty sentence; an `id`, where there are ids, that stands twice. Ids are compared as text.
+    """
+    table, seen = _load(source, ("text",), None, others), {}
+    if "id" in table:
+        table["id"] = table["id"].astype(str)  # a CSV file has only strings: 7 and "7" are one id
+        for line, name, gap in zip(table.attrs["lines"], table["id"], table["id"].isna(), strict=True):
+            if not gap and (first := seen.setdefault(name, line)) != line:
+                raise DataError(f"{source}, line {line}: id {name!r} was used on line {first}; ids are unique")
+    return table
 
 
 def load_parallel(source: str | Path, columns: Sequence[str], split: str | None = None) -> pd.DataFrame:
@@ -325,7 +341,7 @@ def _rows(source: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     path = Path(source)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
+    readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows, ".txt": _txt_rows}
     if path.suffix not in readers:
         raise DataError(f"{path}: unknown kind {path.suffix!r}; files are {', '.join(readers)}")
     return _named_errors(path, readers[path.suffix](path))
@@ -362,6 +378,11 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if None in row or None in row.values():
                 raise DataError(f"{path}, line {reader.line_num}: expected {len(reader.fieldnames or ())} fields")
             yield reader.line_num, row
+
+
+def _txt_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open(encoding="utf-8-sig") as lines:
+        yield from enumerate(({"text": line.rstrip("\n")} for line in lines), 1)
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -18,6 +18,7 @@ from gate_lessons.losses import cosine
 from gate_lessons.text import DEFAULT_STEPS, normalize
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+AT_ONCE = 4096  # sentences whose n-grams are counted at a time: a few MB
 
 
 class Encoder(nn.Module):
@@ -169,8 +170,10 @@ class NGramEncoder(Encoder):
     def fit_idf(self, texts: Sequence[str]) -> "NGramEncoder":
         """Start the weights at the smoothed inverse document frequency of `texts` (scikit-learn's formula)."""
         check_texts(texts)
-        counts = self._hasher.transform([normalize(text, self.config["steps"]) for text in texts])
-        frequency = np.bincount(counts.indices, minlength=self.config["buckets"])
+        frequency = np.zeros(self.config["buckets"], np.int64)
+        for start in range(0, len(texts), AT_ONCE):
+            some = [normalize(text, self.config["steps"]) for text in texts[start : start + AT_ONCE]]
+            frequency += np.bincount(self._hasher.transform(some).indices, minlength=len(frequency))
         idf = np.log((1 + len(texts)) / (1 + frequency)) + 1
         self.log_weight.copy_(torch.from_numpy(idf / idf.max()).log())
         return self

@@ -406,13 +406,18 @@ def _launch(device: str, precision: str):
     # A transformer may have weights, such as a pooler's, that the embedding does not use.
     strategy = "auto" if here * machines == 1 else "ddp_find_unused_parameters_true"
     fabric = Fabric(
-        accelerator=_accelerator(device), strategy=strategy, devices=here, num_nodes=machines, precision=precision
+        accelerator=accelerator(device), strategy=strategy, devices=here, num_nodes=machines, precision=precision
     )
     fabric.launch()
     return fabric
 
 
-def _accelerator(device: str) -> str:
+def accelerator(device: str) -> str:
+    """`cpu` or `cuda`, from those names or `auto`.
+
+    Raises:
+        ValueError: another name, or `cuda` where PyTorch sees none.
+    """
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise ValueError("device 'cuda' was asked for, but PyTorch sees no CUDA GPU here; use 'cpu' or 'auto'")

@@ -90,7 +90,7 @@ def test_ids_of_csv_queries_and_jsonl_documents_meet(tmp_path):
 def test_a_document_id_that_stands_twice(tmp_path):
     corpus = write(tmp_path, "c.jsonl", {"id": 7, "text": "نص"}, {"id": 7, "text": "نص آخر"})
     queries = write(tmp_path, "q.jsonl", {"query": "ما؟", "relevant": 7})
-    with refuses("{}, line 2: this id stands on an earlier line", corpus):
+    with refuses("{}, line 2: id '7' was used on line 1; ids are unique", corpus):
         data.load_retrieval(queries, corpus)
 
 
@@ -140,6 +140,32 @@ def test_a_byte_order_mark_and_blank_lines_do_no_harm(tmp_path):
     assert len(data.load_categories(path)) == 1
 
 
+def test_the_lines_of_a_text_file_are_sentences(tmp_path):
+    path = tmp_path / "corpus.txt"
+    path.write_text("إلى البيت\r\n، قال\u2028ثم مضى \nآخر سطر", encoding="utf-8-sig", newline="")
+    table = data.load_sentences(path)
+    assert table["text"].tolist() == ["إلى البيت", "، قال\u2028ثم مضى ", "آخر سطر"]
+    assert table.attrs["lines"] == [1, 2, 3]
+    path.write_text("إلى البيت\n\nآخر سطر\n", encoding="utf-8")
+    with refuses("{}, line 2: 'text' is empty", path):
+        data.load_sentences(path)
+
+
+def test_sentences_may_lack_ids_but_not_share_them(tmp_path):
+    rows = [{"text": "أ", "id": 7}, {"text": "ب"}, {"text": "ج"}, {"text": "د", "id": "seven"}]
+    table = data.load_sentences(write(tmp_path, "c.jsonl", *rows))
+    assert table["id"].isna().tolist() == [False, True, True, False]
+    with refuses("{}, line 5: id 'seven' was used on line 4; ids are unique", tmp_path / "d.jsonl"):
+        data.load_sentences(write(tmp_path, "d.jsonl", *rows, {"text": "هـ", "id": "seven"}))
+
+
+def test_pairs_keep_their_other_columns(tmp_path):
+    row = {"anchor": "أ", "positive": "ب", "dialect": "msa"}
+    assert data.load_pairs(write(tmp_path, "p.jsonl", row)).to_dict("records") == [row]
+    with refuses("{}, line 1: no column 'positive'; expected anchor, positive, found anchor", tmp_path / "q.jsonl"):
+        data.load_pairs(write(tmp_path, "q.jsonl", {"anchor": "أ"}))
+
+
 def test_rows_with_one_anchor_are_one_group_unless_the_file_says_otherwise(tmp_path):
     rows = [{"anchor": a, "positive": "ب", "negative": "ج"} for a in ("إلى البيت", "الى البَيت!", "من البيت")]
     group = data.load_triplets(write(tmp_path, "t.jsonl", *rows))["group"]
@@ -170,7 +196,7 @@ def test_a_missing_file(tmp_path):
 
 def test_an_unknown_kind_of_file(tmp_path):
     path = write(tmp_path, "x.xlsx", "")
-    with refuses("{}: unknown kind '.xlsx'; files are .jsonl, .csv, .parquet", path):
+    with refuses("{}: unknown kind '.xlsx'; files are .jsonl, .csv, .parquet, .txt", path):
         data.load_triplets(path)
 
 

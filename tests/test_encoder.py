@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer, TfidfTransformer, TfidfVectorizer
 
+from gate_lessons import encoder as encoders
 from gate_lessons.encoder import (
     Encoder,
     LexicalBaseline,
@@ -76,7 +77,9 @@ def test_an_embedding_is_the_weighted_sum_of_its_ngrams():
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_weights_are_the_smooth_idf_of_scikit_learn_scaled_to_one():
+@pytest.mark.parametrize("at_once", [1, 2, 4096])
+def test_weights_are_the_smooth_idf_of_scikit_learn_scaled_to_one(monkeypatch, at_once):
+    monkeypatch.setattr(encoders, "AT_ONCE", at_once)
     counts = _hashed(TEXTS, 512)
     idf = TfidfTransformer(smooth_idf=True).fit(counts).idf_
     encoder = _small().fit_idf(TEXTS)

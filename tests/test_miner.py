@@ -1,4 +1,5 @@
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -357,6 +358,32 @@ def test_other_anchors_in_the_same_call_change_nothing(strategy):
     all_of_them = miner.mine(a, p, pool, strategy, 3, **options)
     some = miner.mine(a[:7], p[:7], pool, strategy, 3, **few)
     assert torch.equal(some.indices, all_of_them.indices[:7])
+
+
+@pytest.mark.parametrize("strategy", EVERY)
+def test_calls_for_slices_of_the_anchors_find_what_one_call_for_all_finds(strategy):
+    (a, p, pool), options = _everything(11)
+    clusters = torch.arange(40) % 3
+    options |= {"clusters": clusters, "max_score": 0.5, "fallback": "random"}
+    whole = miner.mine(a, p, pool, strategy, 3, **options)
+    assert whole.skipped["max score"] and (strategy != "semi_hard" or whole.shortfall.any())
+    parts = []
+    for start, stop in ((0, 5), (5, 6), (6, 12)):
+        ours = {name: x[start:stop] if "anchor" in name or "known" in name else x for name, x in options.items()}
+        parts.append(miner.mine(a[start:stop], p[start:stop], pool, strategy, 3, first_anchor=start, **ours))
+    assert torch.equal(torch.cat([part.indices for part in parts]), whole.indices)
+    assert torch.equal(torch.cat([part.shortfall for part in parts]), whole.shortfall)
+    skipped = sum((Counter(part.skipped) for part in parts), Counter())
+    assert skipped == whole.skipped
+
+
+def test_cluster_takes_clusters_that_the_caller_made():
+    anchor, positive, pool = _circle(0), _circle(10), _circle(20, 30, 40, 50, 60, 70)
+    clusters = torch.tensor([4, 9, 4, 9, 9, 4])  # the nearest of each: 20° and 30°
+    mined = miner.mine(anchor, positive, pool, "cluster", 2, clusters=clusters)
+    assert sorted(mined.indices[0].tolist()) == [0, 1]
+    with pytest.raises(ValueError, match="clusters must name the cluster of each of the 6 candidates, not of 5"):
+        miner.mine(anchor, positive, pool, "cluster", 2, clusters=clusters[:5])
 
 
 @pytest.mark.parametrize("strategy", ["random", "category", "distance_weighted", "ambiguous", "hard:0.5+random:0.5"])

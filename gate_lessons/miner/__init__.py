@@ -10,7 +10,7 @@ result is what a look at all candidates would give, and there is never a [Q, M] 
 
 from gate_lessons.miner.hardness import difficulty, hardness, semi_hard_band, within_relative_margin
 from gate_lessons.miner.in_batch import IN_BATCH, Triplets, mine_in_batch
-from gate_lessons.miner.mining import FALLBACKS, Mined, mine
+from gate_lessons.miner.mining import FALLBACKS, Mined, check_parameters, mine
 from gate_lessons.miner.mixture import parse
 from gate_lessons.miner.strategies import STRATEGIES
 
@@ -20,6 +20,7 @@ __all__ = [
     "STRATEGIES",
     "Mined",
     "Triplets",
+    "check_parameters",
     "difficulty",
     "hardness",
     "mine",

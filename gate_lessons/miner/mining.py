@@ -67,7 +67,7 @@ def mine(
     range_max: int | None = None,
     sampling_strategy: str = "top",
     margin: float = 0.1,
-    clusters: int = 8,
+    clusters: int | Tensor = 8,
     anchor_category: Codes = None,
     candidate_category: Codes = None,
     anchor_variety: Codes = None,
@@ -75,6 +75,7 @@ def mine(
     anchor_features: Any = None,
     candidate_features: Any = None,
     fallback: str = "random",
+    first_anchor: int = 0,
     generator: torch.Generator | None = None,
 ) -> Mined:
     """Negatives for each anchor, from candidates that pass the false-negative filter.
@@ -98,33 +99,33 @@ def mine(
         sampling_strategy: `top`, or `random` among what is left up to `range_max`, which then is
             range_min + 10·num_negatives where it is not given. For strategies that rank.
         margin: of the semi-hard band, in cosine similarity.
-        clusters: number of k-means clusters for `cluster`.
+        clusters: number of k-means clusters for `cluster`, or the cluster [M] of each candidate (`search.cluster`),
+            made once for several calls.
         anchor_category, candidate_category: [Q] and [M] integer codes, for `category`.
         anchor_variety, candidate_variety: [Q] and [M] integer codes of the dialect, for `dialect_twin`.
         anchor_features, candidate_features: sparse matrices [Q, V] and [M, V] (see `features`), for `lexical`,
             `same_root` and `dialect_twin`.
         fallback: what fills up where a strategy has fewer than k: `random` or `hard`, of all that the filter leaves
             (ranks do not count), or `none`.
+        first_anchor: number of the first anchor, where the anchors are a slice of more: slices, each with a generator
+            of the same seed, find what one call for all would find.
         generator: source of randomness; seed 0 when not given.
 
     Raises:
         ValueError: what does not fit, in one sentence; or an anchor for which the filter leaves the fallback fewer than
             k candidates (the message counts why).
     """
-    weights = parse(strategy)
-    for name, value, choices in (
-        ("fallback", fallback, FALLBACKS),
-        ("sampling_strategy", sampling_strategy, ("top", "random")),
-    ):
-        if value not in choices:
-            raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
     pool = _pool(anchors, positives, candidates)
+    weights = check_parameters(
+        strategy, num_negatives, len(pool), clusters, range_min, range_max, sampling_strategy, fallback
+    )
     rows, columns, device = len(anchors), len(pool), anchors.device
     task = Task(
         pool=pool,
         anchors=anchors.detach(),
         positive=cosine(anchors.detach(), positives.detach()),
         k=num_negatives,
+        first=first_anchor,
         seed=int(torch.randint(2**62, (1,), generator=generator or torch.Generator().manual_seed(0))),
         margin=margin,
         absolute_margin=absolute_margin,
@@ -142,14 +143,14 @@ def mine(
         known=_known(known_positives, rows, columns, device),
         features=_features(anchor_features, candidate_features, rows, columns),
     )
-    _check(task, weights)
+    _check_needs(task, weights)
     return _mine(task, weights, fallback)
 
 
 def _mine(task: Task, weights: Mapping[str, float], fallback: str) -> Mined:
     rows, skipped = torch.arange(len(task.anchors), device=task.anchors.device), Counter()
     lists = [_choose(task, STRATEGIES[name], rows, skipped) for name in weights]
-    indices = lists[0] if len(lists) == 1 else mix(torch.stack(lists), list(weights.values()), task.seed)
+    indices = lists[0] if len(lists) == 1 else mix(torch.stack(lists), list(weights.values()), task.seed, task.first)
     shortfall = (indices < 0).sum(dim=1)
     short = shortfall.nonzero()[:, 0]
     if len(short) and fallback != "none":
@@ -186,9 +187,9 @@ def _too_few(task: Task, row: Tensor) -> str:
     everything = Hard().propose(task, row, len(task.pool))
     reasons = ", ".join(f"{int(n)} {reason}" for reason, n in filter_out(everything).items() if n)
     return (
-        f"anchor {int(row)}: the filter leaves {int(everything.allowed.sum())} of {len(task.pool)} candidates, fewer "
-        f"than num_negatives={task.k} (taken out: {reasons}); enlarge the pool, lower num_negatives, relax the "
-        "margins, or choose the fallback 'none'"
+        f"anchor {task.first + int(row)}: the filter leaves {int(everything.allowed.sum())} of {len(task.pool)} "
+        f"candidates, fewer than num_negatives={task.k} (taken out: {reasons}); enlarge the pool, lower num_negatives, "
+        "relax the margins, or choose the fallback 'none'"
     )
 
 
@@ -209,29 +210,68 @@ def _pool(anchors: Tensor, positives: Tensor, candidates: Tensor | Shards | Pool
     return pool
 
 
-def _check(task: Task, weights: Mapping[str, float]) -> None:
-    if not 1 <= task.k <= len(task.pool):
-        raise ValueError(f"num_negatives must lie between 1 and the pool's {len(task.pool)} sentences, not {task.k}")
-    if task.clusters < 1:
-        raise ValueError(f"clusters must be at least 1, not {task.clusters}")
-    for name in weights:
-        for need in STRATEGIES[name].needs:
-            if getattr(task, need) is None:
-                raise ValueError(f"strategy {name!r} needs anchor_{need} and candidate_{need}")
-    if not 0 <= task.range_min < (math.inf if task.range_max is None else task.range_max):
+def check_parameters(
+    strategy: str | Mapping[str, float],
+    num_negatives: int,
+    candidates: int,
+    clusters: int | Tensor = 8,
+    range_min: int = 0,
+    range_max: int | None = None,
+    sampling_strategy: str = "top",
+    fallback: str = "random",
+) -> dict[str, float]:
+    """What `mine` asks of its parameters before it looks at vectors, for who has none yet.
+
+    Args:
+        candidates: M; the others as in `mine`.
+
+    Returns:
+        The strategies and their shares, see `parse`.
+
+    Raises:
+        ValueError: what does not fit, in one sentence.
+    """
+    weights = parse(strategy)
+    for name, value, choices in (
+        ("fallback", fallback, FALLBACKS),
+        ("sampling_strategy", sampling_strategy, ("top", "random")),
+    ):
+        if value not in choices:
+            raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
+    if not 1 <= num_negatives <= candidates:
+        raise ValueError(f"num_negatives must lie between 1 and the pool's {candidates} sentences, not {num_negatives}")
+    if isinstance(clusters, Tensor) and len(clusters) != candidates:
         raise ValueError(
-            f"range_min must be 0 or more and below range_max, not {task.range_min} with range_max={task.range_max}"
+            f"clusters must name the cluster of each of the {candidates} candidates, not of {len(clusters)}"
         )
-    if task.range_max is not None and task.range_max - task.range_min < task.k:
+    if isinstance(clusters, int) and clusters < 1:
+        raise ValueError(f"clusters must be at least 1, not {clusters}")
+    _check_ranks(weights, num_negatives, range_min, range_max, sampling_strategy)
+    return weights
+
+
+def _check_ranks(
+    weights: Mapping[str, float], k: int, range_min: int, range_max: int | None, sampling_strategy: str
+) -> None:
+    if not 0 <= range_min < (math.inf if range_max is None else range_max):
+        raise ValueError(f"range_min must be 0 or more and below range_max, not {range_min} with range_max={range_max}")
+    if range_max is not None and range_max - range_min < k:
         raise ValueError(
-            f"the ranks from range_min={task.range_min} to range_max={task.range_max} are fewer than "
-            f"num_negatives={task.k}; widen them"
+            f"the ranks from range_min={range_min} to range_max={range_max} are fewer than num_negatives={k}; "
+            "widen them"
         )
-    asked = (task.range_min, task.range_max, task.sampling_strategy) != (0, None, "top")
+    asked = (range_min, range_max, sampling_strategy) != (0, None, "top")
     if asked and not any(STRATEGIES[name].ranks for name in weights):
         raise ValueError(
             f"range_min, range_max and sampling_strategy are for strategies that rank; {' and '.join(weights)} does not"
         )
+
+
+def _check_needs(task: Task, weights: Mapping[str, float]) -> None:
+    for name in weights:
+        for need in STRATEGIES[name].needs:
+            if getattr(task, need) is None:
+                raise ValueError(f"strategy {name!r} needs anchor_{need} and candidate_{need}")
 
 
 def _codes(name: str, anchor: Codes, candidate: Codes, rows: int, columns: int, device: torch.device):

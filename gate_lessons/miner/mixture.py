@@ -43,11 +43,18 @@ def _weight(name: str, weight: str | float) -> float:
     return number
 
 
-def mix(lists: Tensor, weights: list[float], seed: int) -> Tensor:
-    """[S, Q, k] → [Q, k]: each place asks the strategy that is drawn for it for its best that is not yet taken."""
+def mix(lists: Tensor, weights: list[float], seed: int, first: int = 0) -> Tensor:
+    """[S, Q, k] → [Q, k]: each place asks the strategy that is drawn for it for its best that is not yet taken.
+
+    Args:
+        lists: what each strategy chose, −1 where it has nothing.
+        weights: shares of the strategies, which sum to 1.
+        seed: of the draw.
+        first: number of the first row, where the rows are a slice of more.
+    """
     rows, places = torch.arange(lists.shape[1], device=lists.device), torch.arange(lists.shape[2], device=lists.device)
     steps = torch.tensor(weights, dtype=torch.float64, device=lists.device).cumsum(0)[:-1]
-    which = torch.searchsorted(steps, uniform(seed + CHOICE, rows, places), right=True)
+    which = torch.searchsorted(steps, uniform(seed + CHOICE, rows + first, places), right=True)
     mixed = torch.full_like(lists[0], -1)
     for place in range(lists.shape[2]):
         mixed[:, place] = _first_new(lists[which[:, place], rows], mixed[:, :place])

@@ -35,6 +35,7 @@ class Task:
     anchors: Tensor  # [Q, d]
     positive: Tensor  # [Q] cosine similarity of each anchor to its positive
     k: int
+    first: int  # number of the first anchor, by which draws go
     seed: int
     margin: float
     absolute_margin: float | None
@@ -44,7 +45,7 @@ class Task:
     range_min: int
     range_max: int | None
     sampling_strategy: str
-    clusters: int
+    clusters: int | Tensor  # how many, or the cluster [M] of each candidate
     group: tuple[Tensor, Tensor] | None  # codes [Q] and [M], as the next three
     key: tuple[Tensor, Tensor] | None
     category: tuple[Tensor, Tensor] | None
@@ -55,6 +56,8 @@ class Task:
     @cached_property
     def pieces(self) -> Classes:
         """The clusters: made once for the pool."""
+        if isinstance(self.clusters, Tensor):
+            return Classes(self.clusters.to(self.anchors.device))
         number = cluster(self.pool, min(self.clusters, len(self.pool)), self.seed % 2**31)
         return Classes(number.to(self.anchors.device))
 
@@ -68,7 +71,7 @@ class Task:
 
     def random(self, stream: int, rows: Tensor, columns: Tensor) -> Tensor:
         """Uniform numbers in (0, 1): [n, K] for the anchors `rows` [n] and the numbers `columns` [K] or [n, K]."""
-        return uniform(self.seed + stream, rows, columns)
+        return uniform(self.seed + stream, rows + self.first, columns)
 
     def similarity(self, rows: Tensor, indices: Tensor) -> Tensor:
         """Cosine similarity [n, K] of the anchors `rows` [n] to candidates [n, K], a few at a time."""

@@ -58,6 +58,7 @@ class ExactPool:
         return search.indices, search.similarities
 
     def rows(self, indices: Tensor) -> Tensor:
+        indices = indices.to(self.lengths.device)
         return unit(self.vectors[indices], self.lengths[indices])
 
     def blocks(self, device: torch.device) -> Iterator[tuple[int, Tensor]]:
