@@ -1,13 +1,17 @@
-"""What every measurement of speed and memory shares: a row of the table, and times taken in turn."""
+"""What measurements of speed and memory share: a row of the table, times taken in turn, memory seen from outside."""
 
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 THREADS = 2
+ROOT = Path(__file__).parents[1]
 
 
 class Row(NamedTuple):
@@ -69,3 +73,36 @@ def medians(functions: Sequence[Callable[[], object]], trials: int, warmup: int 
 def against(ours: float, peers: float, peer: str) -> str:
     """Two times of one trial in words."""
     return f"{1000 * ours:.1f} ms, {peer} {1000 * peers:.1f} ms"
+
+
+def peak_above_idle(module: str, *arguments: str) -> tuple[float, str]:
+    """MiB of the peak of a process's own memory above what it had before its job began; and in words how it was seen.
+
+    Args:
+        module: run as `python -m module arguments`, which must call `when_told`.
+    """
+    command = [sys.executable, "-m", module, *arguments]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    child.stdout.readline()  # all is there that the job needs
+    idle = peak = _own_memory(child.pid)
+    child.stdin.write("go\n")
+    child.stdin.close()
+    while child.poll() is None:
+        peak = max(peak, _own_memory(child.pid))
+        time.sleep(0.002)
+    if child.returncode:
+        raise RuntimeError(f"the job failed; run {' '.join(command)}, and press Enter")
+    return peak - idle, f"idle {idle:.0f} MiB, inputs included; RssAnon, which leaves mapped pages out"
+
+
+def when_told(job: Callable[[], object]) -> None:
+    """Do the job, with the threads that a measurement has, when `peak_above_idle` asks for it."""
+    torch.set_num_threads(THREADS)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    job()
+
+
+def _own_memory(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024

@@ -1,199 +1,159 @@
-"""How fast, exact and small the searches behind mining are, beside faiss and scikit-learn.
+"""How fast, exact and small mining is, beside sentence-transformers, pytorch-metric-learning and the tutorial.
 
-`python -m benchmarks.mining JOB FOLDER THREADS` is a process whose memory is watched: see `_peak_above_idle`.
+`python -m benchmarks.mining JOB` is a process whose memory is watched: see `measure.peak_above_idle`.
 """
 
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
-import faiss
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import KMeans
+from datasets import Dataset
+from pytorch_metric_learning import distances, miners
+from sentence_transformers.sentence_transformer import losses
+from sentence_transformers.util import mine_hard_negatives
 from torch import Tensor
 
-from benchmarks.measure import Row, against, at_least, at_most, for_the_reader, medians, seconds
-from gate_lessons.search import ExactPool, cluster
-from gate_lessons.search.index import IndexPool
-from gate_lessons.search.shards import Shards
+from benchmarks.measure import Row, against, at_least, at_most, medians, peak_above_idle, when_told
+from benchmarks.search import MANY, QUERIES, K, normal
+from gate_lessons.losses import cosine_matrix
+from gate_lessons.miner import Mined, mine, mine_in_batch
 
-QUERIES, MANY, MORE, K = 10_000, 100_000, 1_000_000, 10
-CENTRES, SPREAD = 10_000, 0.5  # of the mixture: centres are standard normal, vectors lie about them with this deviation
-LIMIT, CLUSTERS, ITERATIONS = 200, 100, 20
-ROOT = Path(__file__).parents[1]
+BATCH, WIDTH, OF_A_CLASS, MARGIN = 1024, 768, 16, 2.0  # a margin that every triplet is within
+SAMPLE = 20  # anchors that the tutorial's loop is timed on
 
 
 def rows(device: str) -> Iterator[Row]:
-    """Every comparison of searches; what both sides find is asserted equal before times are taken."""
-    if device != "cpu":
-        return
-    yield from _exact()
-    yield from _k_means()
-    yield from _approximate()
-    with tempfile.TemporaryDirectory() as scratch:
-        write_shards(Path(scratch))
-        for job, what in (("exact", "10,000 × 100,000 d=256"), ("mapped", "10,000 × 1,000,000 d=128 in mapped shards")):
-            peak, idle = _peak_above_idle(job, scratch)
-            measured = f"idle {idle:.0f} MiB, inputs included; RssAnon, which leaves mapped pages out"
-            yield at_most(f"exact search, {what}: MiB above idle", peak, LIMIT, measured)
+    """Every comparison of miners; what both sides find is asserted equal before times are taken."""
+    if device == "cpu":
+        yield from _hard()
+        yield from _in_batch()
 
 
-def _exact() -> Iterator[Row]:
-    queries, corpus = normal(QUERIES, 256, seed=0), normal(MANY, 256, seed=1)
-    pool, index = ExactPool(corpus), faiss.IndexFlatIP(256)
-    index.add(corpus.numpy())
-    similarity, _ = index.search(queries.numpy(), K)
-    torch.testing.assert_close(pool.nearest(queries, K)[1], torch.from_numpy(similarity), atol=1e-6, rtol=0)
-    calls = [lambda: pool.nearest(queries, K), lambda: index.search(queries.numpy(), K)]
-    ours, theirs = medians(calls, trials=3, warmup=0)
-    what = "exact search, 10,000 × 100,000 d=256, top-10: "
-    yield at_most(f"{what}of faiss IndexFlatIP's time", ours / theirs, 1.1, against(ours, theirs, "it"))
-    checks = seconds(lambda: ExactPool(corpus))
-    yield for_the_reader(
-        f"{what}checking the candidates, of the search's time", checks / ours, f"{1000 * checks:.0f} ms"
-    )
-    with float32_only():
-        ours, theirs = medians(calls, trials=3, warmup=0)
-    measured = against(ours, theirs, "it")
-    yield at_most(f"{what}of its time without bfloat16 products", ours / theirs, 1.1, measured)
+class _Corpus:
+    """Anchors, and candidates of which the first are the anchors' positives; for the peer a model that knows them."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, queries: int = QUERIES, many: int = MANY) -> None:
+        self.anchors, self.candidates = normal(queries, 256, seed=0), normal(many, 256, seed=1)
+        self.pairs = Dataset.from_dict({"a": list(map(str, range(queries))), "p": list(map(str, range(queries)))})
+        self.texts = list(map(str, range(many)))
+        self.known = [[number] for number in range(queries)]
+
+    def encode_query(self, texts: list[str], **_: object) -> np.ndarray:
+        return self.anchors.numpy()[list(map(int, texts))]
+
+    def encode_document(self, texts: list[str], **_: object) -> np.ndarray:
+        return self.candidates.numpy()[list(map(int, texts))]
+
+    def similarity(self, a: np.ndarray, b: np.ndarray) -> Tensor:
+        return torch.as_tensor(a) @ torch.as_tensor(b).T
+
+    def similarity_pairwise(self, a: np.ndarray, b: np.ndarray) -> Tensor:
+        return (torch.as_tensor(a) * torch.as_tensor(b)).sum(dim=1)
+
+    def ours(self) -> Mined:
+        positives = self.candidates[: len(self.anchors)]
+        return mine(self.anchors, positives, self.candidates, "hard", K, known_positives=self.known)
+
+    def peers(self) -> Dataset:
+        return mine_hard_negatives(self.pairs, self, corpus=self.texts, num_negatives=K, verbose=False)
 
 
-def _k_means() -> Iterator[Row]:
-    corpus = mixture(MANY, 256, seed=1, centres=1000)
-    labels = [np.empty(0)] * 2
-
-    def ours() -> None:
-        labels[0] = cluster(corpus, CLUSTERS, seed=0).numpy()
-
-    def theirs() -> None:
-        labels[1] = KMeans(CLUSTERS, n_init=1, max_iter=ITERATIONS, random_state=0).fit(corpus.numpy()).labels_
-
-    times = seconds(ours), seconds(theirs)
-    what = "k-means, 100,000 × 256, k=100, at most 20 iterations: of scikit-learn's "
-    yield at_most(f"{what}time", times[0] / times[1], 0.2, against(*times, "it"))
-    inertia = [squared_distances(corpus, torch.from_numpy(found).long()) for found in labels]
-    measured = "squared distances of unit vectors to their cluster's mean: {:.0f}, {:.0f}".format(*inertia)
-    yield at_most(f"{what}inertia", inertia[0] / inertia[1], 1.02, measured)
-
-
-def _approximate() -> Iterator[Row]:
-    what = "IVF, 10,000 × 1,000,000 d=128, top-10"
-    clustered = f"{what}, 10,000 clusters, spread {SPREAD}"
-    queries, pool, built = _indexed(lambda count, seed: mixture(count, 128, seed, CENTRES))
-    exact, truth = _timed(pool.exact.nearest, queries)
-    spent, found = _timed(pool.nearest, queries)
-    looked = f"{pool.effort} of {pool.index.nlist} lists, chosen by the pool"
-    yield at_least(f"{clustered}: recall", shared(found, truth), 0.95, looked)
-    yield at_most(f"{clustered}: of the exact time", spent / exact, 0.25, against(spent, exact, "exact"))
-    yield for_the_reader(f"{clustered}: making the index, seconds", built)
-    effort = pool.effort
-    queries, pool, _ = _indexed(lambda count, seed: normal(count, 128, seed))
-    queries = queries[: QUERIES // 10]  # a minute and a half otherwise
-    exact, truth = _timed(pool.exact.nearest, queries)
-    spent, found = _timed(pool.nearest, queries)
-    looked = f"{pool.effort} of {pool.index.nlist} lists, chosen by the pool"
-    yield for_the_reader(f"{what}, no clusters, 1,000 queries: recall", shared(found, truth), looked)
-    yield for_the_reader(
-        f"{what}, no clusters, 1,000 queries: of the exact time", spent / exact, against(spent, exact, "exact")
-    )
-    pool.effort = effort
-    recall = shared(_timed(pool.nearest, queries)[1], truth)
-    yield for_the_reader(f"{what}, no clusters, as many lists as with clusters: recall", recall, f"{effort} lists")
+def _hard() -> Iterator[Row]:
+    corpus, mined = _Corpus(), {}
+    calls = [lambda: mined.update(ours=corpus.ours()), lambda: mined.update(peers=corpus.peers())]
+    ours, peers = medians(calls, trials=3, warmup=0)
+    what = "hard negatives, 10,000 × 100,000 d=256, top-10: "
+    same = _alike(corpus, mined["ours"], mined["peers"])
+    measured = f"{against(ours, peers, 'it')}; the same negatives for {same:,} anchors, for the others near-ties"
+    yield at_least(f"{what}times faster than sentence-transformers", peers / ours, 1.6, measured)
+    (own, _), (its, measured) = (peak_above_idle("benchmarks.mining", job) for job in ("ours", "peers"))
+    share = f"{own:.0f} MiB above idle, it {its:.0f} MiB; {measured}"
+    yield at_most(f"{what}of sentence-transformers' extra memory", own / its, 0.1, share)
+    one = medians([lambda: [_tutorials(anchor, corpus.candidates) for anchor in corpus.anchors[:SAMPLE]]], trials=3)[0]
+    loop = one / SAMPLE * QUERIES
+    measured = f"{ours:.1f} s, it {loop:,.0f} s, reckoned from {SAMPLE} anchors"
+    yield at_least(f"{what}times faster than the tutorial's loop over anchors", loop / ours, 200, measured)
 
 
-def _indexed(draw: Callable[[int, int], Tensor]) -> tuple[Tensor, IndexPool, float]:
-    """Queries, candidates behind an index, and the seconds that it took to make."""
-    corpus = draw(MORE, 1)
-    start = time.perf_counter()
-    pool = IndexPool(corpus, "ivf")
-    return draw(QUERIES, 0), pool, time.perf_counter() - start
+def _alike(corpus: _Corpus, ours: Mined, peers: Dataset) -> int:
+    """For how many anchors both took the same; where they did not, float32 must not tell what they took apart."""
+    found = torch.tensor(list(map(int, peers["negative"]))).view(QUERIES, K)
+    assert list(peers["a"]) == [str(number) for number in range(QUERIES) for _ in range(K)]
+    similarity = [
+        torch.einsum("qd,qkd->qk", corpus.anchors.double(), corpus.candidates[taken].double()).sort(dim=1).values
+        for taken in (ours.indices, found)
+    ]
+    torch.testing.assert_close(*similarity, atol=1e-6, rtol=0)
+    same = ours.indices.sort(dim=1).values == found.sort(dim=1).values
+    return int(same.all(dim=1).sum())
 
 
-def _timed(nearest: Callable[[Tensor, int], tuple[Tensor, Tensor]], queries: Tensor) -> tuple[float, Tensor]:
-    start = time.perf_counter()
-    indices, _ = nearest(queries, K)
-    return time.perf_counter() - start, indices
+def _tutorials(anchor: Tensor, candidates: Tensor) -> Tensor:
+    """What the tutorial does for each anchor, the candidates' tensor made once (it makes it anew each time)."""
+    return F.cosine_similarity(anchor[None], candidates, dim=1).topk(K).indices
 
 
-def shared(found: Tensor, truth: Tensor) -> float:
-    """Share of the true neighbours [Q, k] among those found [Q, k]."""
-    return float((truth[:, :, None] == found[:, None]).any(dim=2).float().mean())
+def _in_batch() -> Iterator[Row]:
+    embeddings, labels = _batch()
+    semi_hard, loss = _peers_in_batch()
+    _assert_same_triplets(embeddings.double(), labels)
+    calls = [
+        lambda: mine_in_batch(embeddings, labels),
+        lambda: loss.compute_loss_from_embeddings([embeddings], labels),
+        lambda: semi_hard(embeddings, labels),
+    ]
+    ours, sentence_transformers, metric_learning = medians(calls, trials=7)
+    what = f"semi-hard in the batch, B={BATCH:,} d={WIDTH}, {OF_A_CLASS} a class: "
+    measured = against(ours, sentence_transformers, "it")
+    yield at_most(f"{what}of sentence-transformers' time", ours / sentence_transformers, 1.1, measured)
+    measured = against(ours, metric_learning, "it")
+    yield at_least(f"{what}times faster than pytorch-metric-learning", metric_learning / ours, 10, measured)
+    (own, _), (its, measured) = (peak_above_idle("benchmarks.mining", job) for job in ("batch", "batch_peers"))
+    share = f"{own:.0f} MiB above idle, it {its:.0f} MiB; {measured}"
+    yield at_most(f"{what}of pytorch-metric-learning's memory", own / its, 0.2, share)
 
 
-def normal(count: int, width: int, seed: int) -> Tensor:
-    """Unit vectors [count, width] of every direction alike."""
-    return F.normalize(torch.randn(count, width, generator=torch.Generator().manual_seed(seed)))
+def _batch(rows: int = BATCH) -> tuple[Tensor, Tensor]:
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(1))
+    return normal(rows, WIDTH, seed=0), torch.arange(rows // OF_A_CLASS).repeat_interleave(OF_A_CLASS)[order]
 
 
-def mixture(count: int, width: int, seed: int, centres: int) -> Tensor:
-    """Unit vectors [count, width] about centres that are the same for every seed."""
-    generator = torch.Generator().manual_seed(seed)
-    middle = torch.randn(centres, width, generator=torch.Generator().manual_seed(99))
-    vectors = torch.randn(count, width, generator=generator).mul_(SPREAD)
-    return F.normalize(vectors.add_(middle[torch.randint(centres, (count,), generator=generator)]))
+def _peers_in_batch() -> tuple[miners.TripletMarginMiner, losses.BatchSemiHardTripletLoss]:
+    miner = miners.TripletMarginMiner(MARGIN, type_of_triplets="semihard", distance=distances.CosineSimilarity())
+    distance = losses.BatchHardTripletLossDistanceFunction.cosine_distance
+    return miner, losses.BatchSemiHardTripletLoss(None, distance, MARGIN)
 
 
-def squared_distances(vectors: Tensor, labels: Tensor) -> float:
-    """k-means' inertia about the clusters' means, whoever found the clusters."""
-    count = labels.bincount(minlength=CLUSTERS).clamp_min(1)[:, None]
-    means = torch.zeros(CLUSTERS, vectors.shape[1]).index_add_(0, labels, vectors) / count
-    return float((vectors - means[labels]).double().square().sum())
+def _assert_same_triplets(embeddings: Tensor, labels: Tensor) -> None:
+    """Ours are the hardest of the one peer's triplets, and have the other's loss; in float64, which leaves no ties."""
+    semi_hard, loss = _peers_in_batch()
+    similarity = cosine_matrix(embeddings, embeddings)
+    ours = mine_in_batch(embeddings, labels)
+    mean = (similarity[ours.anchor, ours.negative] - similarity[ours.anchor, ours.positive] + MARGIN).mean()
+    torch.testing.assert_close(loss.compute_loss_from_embeddings([embeddings], labels), mean)
+    anchor, positive, negative = semi_hard(embeddings, labels)
+    hardest = torch.full((BATCH * BATCH,), -torch.inf, dtype=torch.float64)
+    hardest.scatter_reduce_(0, anchor * BATCH + positive, similarity[anchor, negative], "amax")
+    theirs = hardest[ours.anchor * BATCH + ours.positive]
+    beyond = theirs > -torch.inf  # for the other pairs the peer has no triplet, and ours is the furthest negative
+    assert beyond.sum() == hardest.isfinite().sum()
+    torch.testing.assert_close(similarity[ours.anchor, ours.negative][beyond], theirs[beyond], atol=1e-12, rtol=0)
 
 
-@contextmanager
-def float32_only() -> Iterator[None]:
-    """As on a processor that does not multiply in bfloat16."""
-    there, exact._has_bfloat16_products = exact._has_bfloat16_products, lambda device: False
-    try:
-        yield
-    finally:
-        exact._has_bfloat16_products = there
-
-
-def write_shards(folder: Path) -> None:
-    """A million vectors in ten files."""
-    for number in range(10):
-        np.save(folder / f"{number}.npy", normal(MORE // 10, 128, seed=1 + number).numpy())
-
-
-def _peak_above_idle(job: str, folder: str) -> tuple[float, float]:
-    """MiB of a job's peak of anonymous memory above what its process had before, seen from outside; and the latter."""
-    command = [sys.executable, "-m", "benchmarks.mining", job, folder, str(torch.get_num_threads())]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    child.stdout.readline()  # its inputs are there
-    idle = peak = _anonymous(child.pid)
-    child.stdin.write("go\n")
-    child.stdin.close()
-    while child.poll() is None:
-        peak = max(peak, _anonymous(child.pid))
-        time.sleep(0.002)
-    if child.returncode:
-        raise RuntimeError(f"the job {job!r} failed; run {' '.join(command)}")
-    return peak - idle, idle
-
-
-def _anonymous(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
-
-
-def _job(job: str, folder: str) -> None:
-    """Search once when told to, everything that a first search loads having been loaded."""
-    width = 128 if job == "mapped" else 256
-    queries = normal(QUERIES, width, seed=0)
-    vectors = Shards(folder) if job == "mapped" else normal(MANY, width, seed=1)
-    top_k(queries[:300], normal(3000, width, seed=2), K)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    top_k(queries, vectors, K)
+def _job(job: str) -> Callable[[], object]:
+    """Mining to be watched, everything that a first call loads having been loaded."""
+    if job in ("ours", "peers"):
+        getattr(_Corpus(64, 3000), job)()
+        return getattr(_Corpus(), job)
+    miner = mine_in_batch if job == "batch" else _peers_in_batch()[0]
+    miner(*_batch(64))
+    batch = _batch()
+    return lambda: miner(*batch)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(sys.argv[3]))
-    _job(*sys.argv[1:3])
+    when_told(_job(*sys.argv[1:]))

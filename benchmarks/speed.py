@@ -107,6 +107,8 @@ ROWS: dict[str, Callable[[str], Iterator[Row]]] = {
     "losses": _elsewhere("losses"),
     "training": _elsewhere("training"),
     "memory": _elsewhere("memory"),
+    "search": _elsewhere("search"),
+    "mining": _elsewhere("mining"),
     "encoder": lambda device: encoder_rows(),
     "imports": lambda device: import_rows(),
     "lessons": lambda device: lesson_rows(),

@@ -1,12 +1,13 @@
 """Nearest neighbours by cosine similarity, from a few sentences in memory to millions in files.
 
 A pool answers two questions, `nearest` and `rows`; who mines asks nothing else, so that a pool may lie in memory, on a
-GPU, in files, or behind an approximate index. There is never a [Q, M] matrix in memory.
+GPU, in files, behind an approximate index, or on a cluster of machines. There is never a [Q, M] matrix in memory.
 """
 
 from torch import Tensor
 
 from gate_lessons.search.clusters import cluster
+from gate_lessons.search.distributed import DaskPool
 from gate_lessons.search.exact import ExactPool
 from gate_lessons.search.index import KINDS, IndexPool
 from gate_lessons.search.pool import Pool, best_first, check_embeddings, rows_at_once
@@ -14,6 +15,7 @@ from gate_lessons.search.shards import Shards
 
 __all__ = [
     "KINDS",
+    "DaskPool",
     "ExactPool",
     "IndexPool",
     "Pool",

@@ -9,7 +9,8 @@ from torch import Tensor
 from gate_lessons.search.pool import best_first, check_queries, row_lengths, rows_at_once, unit
 from gate_lessons.search.shards import Shards
 
-PAIR_NUMBERS = 2**19  # held at once where similarities are computed pair by pair in float64
+PAIR_NUMBERS = 2**17  # held at once, in a processor's cache, where similarities are computed pair by pair in float64
+FAISS_NUMBERS = 2**24  # of candidates that faiss looks at at once: it begins anew with each block, which takes time
 LIST_NUMBERS = 2**22  # rough neighbours held at once
 SPARE, SPARE_COARSE = 6, 12  # rough neighbours beyond k, so that rounding seldom asks for a second look
 PROBE = 256  # queries that show whether bfloat16 suffices
@@ -61,12 +62,21 @@ class ExactPool:
         indices = indices.to(self.lengths.device)
         return unit(self.vectors[indices], self.lengths[indices])
 
-    def blocks(self, device: torch.device) -> Iterator[tuple[int, Tensor]]:
-        """Vectors of length 1 (float32), some at a time, each with the number of its first candidate."""
+    def blocks(self, device: torch.device, rows: int = 0) -> Iterator[tuple[int, Tensor]]:
+        """Vectors of length 1 (float32), some at a time, each with the number of its first candidate.
+
+        The next ones are written over them.
+        """
         step = rows_at_once(self.width)
-        for start in range(0, len(self), step):
-            part = slice(start, start + step)
-            yield start, unit(self.vectors[part].to(device), self.lengths[part].to(device))
+        rows = min(max(rows, step), len(self))
+        block = torch.empty(rows, self.width, device=device)
+        for start in range(0, len(self), rows):
+            end = min(start + rows, len(self))
+            for first in range(start, end, step):
+                part = slice(first, min(first + step, end))
+                lengths = self.lengths[part].to(device).float()[:, None]
+                torch.div(self.vectors[part].to(device).float(), lengths, out=block[first - start : part.stop - start])
+            yield start, block[: end - start]
 
     def similarities(self, queries: Tensor, lengths: Tensor, query: Tensor, row: Tensor) -> Tensor:
         """Cosine similarities [n] of pairs, a query [n] and a candidate [n]: float64 arithmetic, rounded to float32."""
@@ -115,8 +125,9 @@ class _Search:
     def _rough(self, which: Tensor, depth: int, coarse: bool) -> Lists:
         queries = unit(self.queries[which], self.lengths[which])
         products = _bfloat16_products if coarse else _float32_products
+        at_once = 0 if coarse or queries.is_cuda else FAISS_NUMBERS // self.pool.width
         found = None
-        for start, block in self.pool.blocks(queries.device):
+        for start, block in self.pool.blocks(queries.device, at_once):
             near, error, rows = products(queries, block, min(depth, len(block)))
             lists = near, error, rows + start
             found = lists if found is None else _joined(found, lists, depth)
@@ -139,17 +150,31 @@ def _float32_products(queries: Tensor, block: Tensor, k: int) -> Lists:
 
 def _bfloat16_products(queries: Tensor, block: Tensor, k: int) -> Lists:
     rounded = [vectors.bfloat16() for vectors in (queries, block)]
-    moved = [(exact - near).norm(dim=1).max() for exact, near in zip((queries, block), rounded, strict=True)]
+    moved = [_farthest(*pair) for pair in zip((queries, block), rounded, strict=True)]
     near, rows = _best_products(*rounded, k)
     # Cauchy-Schwarz: rounding changes a product by no more than it moved the vectors. The product is rounded, too.
     error = moved[0] + moved[1] + moved[0] * moved[1] + (queries.shape[1] + 8) * EPS32 + 2**-8 * near.abs()
     return near, error, rows
 
 
+def _farthest(exact: Tensor, rounded: Tensor) -> Tensor:
+    """The greatest distance of a row [n, d] from what it was rounded to."""
+    parts = zip(*(vectors.split(max(1, PAIR_NUMBERS // exact.shape[1])) for vectors in (exact, rounded)), strict=True)
+    return torch.stack([(one - other).norm(dim=1).max() for one, other in parts]).max()
+
+
 def _best_products(queries: Tensor, block: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k best products [Q, k] in float32, in no order, and the rows of the block that they are of."""
-    near = [_top(part @ block.T, k) for part in queries.split(rows_at_once(len(block)))]
-    return torch.cat([values for values, _ in near]).float(), torch.cat([rows for _, rows in near])
+    near = torch.empty(len(queries), k, device=queries.device)
+    rows = torch.empty(len(queries), k, device=queries.device, dtype=torch.int64)
+    at_once = min(len(queries), rows_at_once(len(block)))
+    # One for all parts: the system would be slow to get back, piece by piece, what each new one takes.
+    products = torch.empty(at_once, len(block), device=queries.device, dtype=queries.dtype)
+    for start in range(0, len(queries), at_once):
+        part = queries[start : start + at_once]
+        best = _top(torch.mm(part, block.T, out=products[: len(part)]), k)
+        near[start : start + at_once], rows[start : start + at_once] = best
+    return near, rows
 
 
 def _top(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:

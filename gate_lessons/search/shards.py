@@ -16,6 +16,7 @@ class Shards:
 
     Attributes:
         shape: (M, d).
+        paths: of the files, in order.
         dtype, device: of what is read.
 
     Args:
@@ -34,7 +35,7 @@ class Shards:
         paths = sorted(Path(files).glob("*.npy")) if one_folder else [Path(file) for file in files]
         if not paths:
             raise ValueError(f"no shards: {files} holds no .npy files; write some with numpy.save")
-        self.arrays = [_mapped(path) for path in paths]
+        self.paths, self.arrays = paths, [_mapped(path) for path in paths]
         first = self.arrays[0]
         for path, array in zip(paths, self.arrays, strict=True):
             for what, this, that in (("width", array.shape[1], first.shape[1]), ("type", array.dtype, first.dtype)):
@@ -45,6 +46,10 @@ class Shards:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    def __reduce__(self) -> tuple:
+        # Another process opens the files itself; the arrays would be sent number by number.
+        return Shards, (self.paths,)
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
         begins = self.ends - [len(array) for array in self.arrays]
