@@ -18,11 +18,12 @@ import torch
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
+from benchmarks import mining_quality, shelves
 from gate_lessons.curriculum import CURRICULA, ByQuantile, ByThreshold, Curriculum, Stage
 from gate_lessons.data import load_sts
 from gate_lessons.diagnostics import dynamics
 from gate_lessons.encoder import LexicalBaseline, NGramEncoder
-from gate_lessons.evaluation import Answers, HeldOut, Task, compare, evaluate, load_task, summary
+from gate_lessons.evaluation import Answers, HeldOut, Similarity, Task, compare, evaluate, load_task, summary
 from gate_lessons.metrics import spearman
 from gate_lessons.objectives import LOSSES
 from gate_lessons.recipe import STRATEGIES, Recipe
@@ -56,12 +57,13 @@ OWN_CURRICULA: dict[str, Callable[[], Curriculum]] = {
         (0.9, 1.1, 1.5)
     ),  # near the terciles before training; the tutorial's select little
 }
+MIXTURES = ("hard:0.5+random:0.5", "hard:0.5+same_root:0.5", "random:1..0+hard:0..1")
 EPOCH = 34  # steps of the default recipe on the corpus
 
 # Each experiment: a control, named first, and what differs from it, at equal steps but where noted.
 EXPERIMENTS: dict[str, dict[str, dict[str, Any]]] = {
     "strategies": {"random": {"strategy": "random"}}
-    | {name: {"strategy": name} for name in STRATEGIES if name != "random"},
+    | {name: {"strategy": name} for name in (*STRATEGIES, *MIXTURES) if name != "random"},
     "temperatures": {f"{t}": {"temperature": t} for t in (0.05, 0.02, 0.1, 0.15, 0.3, 1.0)}
     | {
         "learned": {"learnable_temperature": True},
@@ -99,6 +101,7 @@ EXPERIMENTS: dict[str, dict[str, dict[str, Any]]] = {
 # What a recipe for other people's data is chosen from, on dev.
 REAL_GRID = {"strategy": ("given", "random", "hard"), "temperature": (0.05, 0.15), "learning_rate": (0.01, 0.03, 0.1)}
 TRANSFER_GRID = REAL_GRID | {"learning_rate": (0.003, 0.01, 0.03)}
+REAL = "NLI and headline triplets (human-made, not part of the course)"
 WIDTH, TRANSFER_WIDTH = 128, 512  # the course's own; and wide enough that chance in the first vectors costs little
 
 
@@ -112,7 +115,12 @@ def run(
         curriculum = OWN_CURRICULA[settings["own_curriculum"]]() if "own_curriculum" in settings else None
         history = train(encoder, task.train, Recipe(**fields, seed=seed), curriculum=curriculum)
         found = dynamics(history) | {"steps": int(history["steps"].sum())}
-    return evaluate(encoder, getattr(task, split)), found
+    return ask(encoder, getattr(task, split)), found
+
+
+def ask(encoder: Similarity, held_out: HeldOut | shelves.Retrieval) -> Answers:
+    """Answers to either kind of held-out question."""
+    return held_out.ask(encoder) if isinstance(held_out, shelves.Retrieval) else evaluate(encoder, held_out)
 
 
 def run_all(
@@ -131,7 +139,7 @@ def measure(name: str, task: Task, variants: Mapping[str, Mapping[str, Any] | No
     control = next(iter(variants))
     results = run_all(task, variants, "test", width)
     answers = {variant: [answer for answer, _ in runs] for variant, runs in results.items()}
-    baseline = [evaluate(LexicalBaseline(task.texts), task.test)]
+    baseline = [ask(LexicalBaseline(task.texts), task.test)]
     content = {"data": task.name, "split": "test", "seeds": len(SEEDS), "control": control}
     content["baseline"] = summary(baseline)
     content["variants"] = {
@@ -199,7 +207,7 @@ def real_triplets() -> None:
         return float(answers.correct.mean())
 
     task = load_task(str(SHARED / "triplets.jsonl"))
-    task = replace(task, name="NLI and headline triplets (human-made, not part of the course)")
+    task = replace(task, name=REAL)
     chosen = choose("real_triplets", task, REAL_GRID, accuracy)
     measure("real_triplets", task, {"random negatives": chosen | {"strategy": "random"}, "chosen on dev": chosen})
 
@@ -225,6 +233,40 @@ def transfer() -> None:
     measure("transfer", task, variants, TRANSFER_WIDTH)
 
 
+def real_triplets_strategies() -> None:
+    """Every strategy on the triplets that other people made, the rest of the recipe being what was chosen on dev."""
+    task = replace(load_task(str(SHARED / "triplets.jsonl")), name=REAL)
+    names = [name for name in (*STRATEGIES, *MIXTURES) if name not in ("random", "category")]  # no topics there
+    variants = {name: chosen_for_real_triplets() | {"strategy": name} for name in ("random", *names)}
+    measure("real_triplets_strategies", task, variants)
+
+
+def intents_strategies() -> None:
+    """Every strategy on customers' questions, in the default recipe; `triplet_accuracy` is that of `Retrieval`."""
+    names = [name for name in (*STRATEGIES, *MIXTURES) if name not in ("random", "category")]
+    variants = {"random": {"strategy": "random"}, "untrained": UNTRAINED} | {name: {"strategy": name} for name in names}
+    measure("intents_strategies", shelves.intents_task(SHARED), variants)
+
+
+def chosen_for_real_triplets() -> dict[str, Any]:
+    """The recipe that `real_triplets` chose, as its file has it."""
+    content = json.loads((EVIDENCE / "real_triplets.json").read_text(encoding="utf-8"))
+    return content["variants"]["chosen on dev"]["settings"]
+
+
+def mining() -> None:
+    """What mining on the corpus serves; nothing is trained on it, nothing chosen by it."""
+    write("mining", mining_quality.corpus(SEEDS, WIDTH))
+
+
+def mining_shared() -> None:
+    """The same on other people's data."""
+    write("mining_shared", mining_quality.shared(SHARED, SEEDS, WIDTH, chosen_for_real_triplets()))
+
+
+OTHER_DATA = (real_triplets, transfer, real_triplets_strategies, intents_strategies, mining_shared)
+
+
 def main(names: Sequence[str] = ()) -> None:
     """Run every experiment, or those named; where other people's data is absent, a line says what is skipped."""
     corpus = load_task()
@@ -232,10 +274,13 @@ def main(names: Sequence[str] = ()) -> None:
         if not names or name in names:
             print(name)
             measure(name, corpus, variants)
+    if not names or "mining" in names:
+        print("mining")
+        mining()
     if not SHARED.is_dir():
         print(f"skipped: no real triplets and scored pairs at {SHARED}")
         return
-    for experiment in (real_triplets, transfer):
+    for experiment in OTHER_DATA:
         if not names or experiment.__name__ in names:
             print(experiment.__name__)
             experiment()

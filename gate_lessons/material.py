@@ -61,10 +61,15 @@ class Material:
     def __len__(self) -> int:
         return len(self.anchors)
 
-    def mine(self, encoder: Encoder, recipe: Recipe, share: float, generator: torch.Generator) -> Negatives:
-        """Negatives for the encoder as it is now; for a share of the anchors, drawn anew, the others getting random."""
+    def mine(
+        self, encoder: Encoder, recipe: Recipe, share: float, generator: torch.Generator, progress: float = 0.0
+    ) -> Negatives:
+        """Negatives for the encoder as it is now; for a share of the anchors, drawn anew, the others getting random.
+
+        The weights of a mixture are those of this progress, the share of the training that is done.
+        """
         embeddings = encoder.encode_rows(self.table, len(self.texts))
-        chosen = self._mine_by(recipe.strategy, embeddings, generator)
+        chosen = self._mine_by(recipe.strategy, embeddings, generator, progress)
         if share == 1:
             return chosen
         others = self._mine_by("random", embeddings, generator)
@@ -75,7 +80,9 @@ class Material:
             share * chosen.shortfall,
         )
 
-    def _mine_by(self, strategy: str, embeddings: Tensor, generator: torch.Generator) -> Negatives:
+    def _mine_by(
+        self, strategy: str, embeddings: Tensor, generator: torch.Generator, progress: float = 0.0
+    ) -> Negatives:
         anchors, positives, pool = (embeddings[rows] for rows in (self.anchors, self.positives, self.pool))
         if strategy == GIVEN:
             similarity = cosine(anchors, pool[self.given[:, 0]])
@@ -84,7 +91,7 @@ class Material:
             anchors,
             positives,
             pool,
-            strategy,
+            miner.parse(strategy, progress),
             1 if self.recipe.strategy == GIVEN else self.recipe.negatives,
             margin=self.recipe.margin,
             generator=generator,
@@ -96,7 +103,7 @@ class Material:
 
     def _asked_for(self, strategy: str) -> dict[str, Any]:
         """What some strategies need beside embeddings."""
-        names = miner.parse(strategy)
+        names = miner.parse(strategy, 0.5)  # half-way every strategy of a mixture has a weight
         kinds = {name for name in names if "features" in miner.STRATEGIES[name].needs}
         if len(kinds) > 1:
             raise ValueError(f"one mixture has one kind of features, not those of {' and '.join(sorted(kinds))}")

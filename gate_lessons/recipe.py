@@ -22,7 +22,8 @@ class Recipe:
     Attributes:
         loss, temperature, final_temperature, learnable_temperature, margin, memory: see `objectives.TripletObjective`.
         strategy: where negatives come from: `given` takes those of the triplets, the others mine them, see `miner`; a
-            mixture is written `hard:0.7+random:0.3`.
+            mixture is written `hard:0.7+random:0.3`, one whose weights change over training `random:1..0+hard:0..1`
+            (at each mining they are those of the share of steps that is done).
         negatives: mined negatives for each anchor.
         remine_every: steps between two minings with the current encoder (Xiong et al. 2021, ANCE); an epoch's steps
             when not given.
@@ -68,7 +69,7 @@ class Recipe:
                 if name not in choices:
                     raise ValueError(f"unknown {kind} {name!r}; choose from {', '.join(choices)}")
         if self.strategy != GIVEN:
-            miner.parse(self.strategy)
+            miner.parse(self.strategy, 0.0)
         for name in ("negatives", "epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")

@@ -259,9 +259,10 @@ class _Loop:
 
     def _mine(self) -> None:
         self._check_weights()
-        share = self.curriculum.mined_share(self.step / self.total)
+        progress = self.step / self.total
+        share = self.curriculum.mined_share(progress)
         with self.fabric.autocast():
-            mined = self.material.mine(self.encoder, self.recipe, share, self.generator)
+            mined = self.material.mine(self.encoder, self.recipe, share, self.generator, progress)
         self.mined = self.fabric.broadcast(mined)  # processes must not differ in a tie
 
     def _gradient(self, rows: Tensor) -> tuple[Tensor, list[Tensor]]:

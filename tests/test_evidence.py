@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from gate_lessons import report
+from benchmarks.mining_quality import FILTERS, RANKS, VARIANTS
+from benchmarks.quality import MIXTURES
+from gate_lessons import miner, recipe, report
 
 EVIDENCE = report.NOTEBOOKS.parent / "benchmarks" / "evidence"
 
@@ -14,7 +16,8 @@ def read(name: str) -> dict:
 
 
 CHOSEN = sorted(EVIDENCE.glob("*_dev.json"))
-REPORTED = sorted(set(EVIDENCE.glob("*.json")) - set(CHOSEN))
+DESCRIBED = [EVIDENCE / f"{name}.json" for name in ("mining", "mining_shared")]  # nothing is trained by these
+REPORTED = sorted(set(EVIDENCE.glob("*.json")) - set(CHOSEN) - set(DESCRIBED))
 
 
 @pytest.mark.parametrize("path", CHOSEN, ids=lambda path: path.stem)
@@ -58,3 +61,61 @@ def test_training_on_the_corpus_can_keep_transfer_and_the_course_recipe_pays_wit
     assert kept["minus_control"]["triplet_accuracy"][1] > 0
     assert paid["minus_control"]["sts_spearman"][2] < 0
     assert paid["minus_control"]["triplet_accuracy"][1] > kept["minus_control"]["triplet_accuracy"][2]
+
+
+# ------------------------------------------------------------------- what mining serves
+
+
+DATA = {"corpus": read("mining"), "unseen": read("mining")["unseen"], **read("mining_shared")}
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_mining_is_described_for_every_strategy_that_can_run_and_every_filter(data):
+    content = DATA[data]
+    assert content["seeds"] == [0, 1, 2, 3, 4]
+    assert content["split"] == ("test" if data == "unseen" else "train")
+    assert set(VARIANTS) >= set(miner.STRATEGIES)
+    for state in ("untrained", "trained"):
+        strategies = content[state]["strategies"]
+        assert set(strategies) == set(VARIANTS) - set(content["left_out"])
+        assert set(content[state]["filters"]) == set(FILTERS)
+        for found in (*strategies.values(), *content[state]["filters"].values()):
+            low, high = found["false_negatives"][1:]
+            assert 0 <= low <= found["false_negatives"][0] <= high <= 1
+            assert sum(found["relations"].values()) == pytest.approx(1, abs=1e-3)
+            assert found["easy"] + found["semi_hard"] + found["hard"] == pytest.approx(1, abs=1e-3)
+        for points in content[state]["ranks"].values():
+            assert [point["ranks"] for point in points] == [list(ranks) for ranks in RANKS]
+
+
+def test_the_strategies_that_are_left_out_need_what_the_data_does_not_say():
+    assert {data: content["left_out"] for data, content in DATA.items()} == {
+        "corpus": [],
+        "unseen": [],
+        "triplets": ["category", "dialect_twin"],
+        "intents": ["category", "dialect_twin"],
+    }
+
+
+@pytest.mark.parametrize("state", ["untrained", "trained"])
+@pytest.mark.parametrize("data", ["corpus", "unseen", "intents"])
+def test_hard_negatives_are_false_more_often_than_random_ones_and_the_truth_ends_it(data, state):
+    rate = {name: found["false_negatives"] for name, found in DATA[data][state]["strategies"].items()}
+    assert rate["hard"][1] > rate["hard, ranks 10 to 30"][2] > rate["random"][2]
+    assert DATA[data][state]["filters"]["+ group (the truth)"]["false_negatives"] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("state", ["untrained", "trained"])
+def test_false_negatives_are_at_the_top_of_the_ranks(state):
+    for data in ("corpus", "unseen", "intents"):
+        points = DATA[data][state]["ranks"]["hard"]
+        assert min(point["false_negatives"][1] for point in points[:2]) > points[-1]["false_negatives"][2]
+
+
+def test_every_strategy_was_trained_with_on_the_corpus_and_on_other_peoples_data():
+    assert set(read("strategies")["variants"]) == {*recipe.STRATEGIES, *MIXTURES}
+    without_topics = {*recipe.STRATEGIES, *MIXTURES} - {"category"}
+    real, intents = (read(f"{name}_strategies")["variants"] for name in ("real_triplets", "intents"))
+    assert set(real) == without_topics and set(intents) == without_topics | {"untrained"}
+    chosen = read("real_triplets")["variants"]["chosen on dev"]["settings"]
+    assert all(found["settings"] == chosen | {"strategy": name} for name, found in real.items())

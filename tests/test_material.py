@@ -189,6 +189,26 @@ def test_given_and_random_negatives_mix_one_each(table):
     assert mixed.indices.shape == (48, 1) and 0.3 < given < 0.7
 
 
+def test_the_weights_of_a_mixture_are_those_of_the_progress(table):
+    """Against the miner itself, told of the weights in numbers; at both ends one strategy is left."""
+    weights = {0.0: {"random": 1.0}, 0.4: {"random": 0.6, "hard": 0.4}, 1.0: {"hard": 1.0}}
+    material = _material(table, strategy="random:1..0+hard:0..1", negatives=3)
+    found = {}
+    for progress, mixture in weights.items():
+        found[progress] = material.mine(_encoder(), material.recipe, 1.0, _generator(), progress).indices
+        text = "+".join(f"{name}:{weight}" for name, weight in mixture.items())
+        fixed = _material(table, strategy=text, negatives=3)
+        assert torch.equal(found[progress], fixed.mine(_encoder(), fixed.recipe, 1.0, _generator()).indices)
+    hard = (found[0.4] == found[1.0]).any(dim=1).float().mean()
+    assert 0.3 < hard < 1  # of 48 anchors: at least the first of three places, with a chance of 0.4
+
+
+def test_kinds_of_features_that_meet_only_later_are_refused_at_once(table):
+    material = _material(table, strategy="lexical:1..0+same_root:0..1")
+    with pytest.raises(ValueError, match="one mixture has one kind of features, not those of lexical and same_root"):
+        material.mine(_encoder(), material.recipe, 1.0, _generator(), 0.0)
+
+
 def test_mining_asks_the_encoder_as_it_is_now(table):
     material, encoder = _material(table, strategy="hard"), _encoder()
     before = material.mine(encoder, material.recipe, 1.0, _generator())

@@ -18,6 +18,8 @@ from gate_lessons.recipe import GIVEN, STRATEGIES, Recipe
         ({"strategy": "hard+dialect_twin"}, "unknown strategy 'dialect_twin'; choose from given, random"),
         ({"strategy": "given:0.5+hard:0.5"}, "unknown strategy 'given'; choose from random"),
         ({"strategy": "hard:0.5+random:0"}, "the weight of strategy 'random' must be a number above 0"),
+        ({"strategy": "hard:0..1"}, "at the beginning and at the end some weight must be above 0"),
+        ({"strategy": "hard:1..x+random"}, "the weight of strategy 'hard' must be a number above 0, not '1..x'"),
         ({"curriculum": "staged"}, f"unknown curriculum 'staged'; choose from {', '.join(CURRICULA)}"),
         ({"negatives": 0}, "negatives must be at least 1, not 0"),
         ({"epochs": 0}, "epochs must be at least 1, not 0"),
@@ -65,6 +67,10 @@ def test_a_recipe_takes_every_name(name):
     assert (GIVEN, *(name for name in miner.STRATEGIES if name != "dialect_twin")) == STRATEGIES
     for value in {"loss": LOSSES, "strategy": STRATEGIES, "curriculum": CURRICULA}[name]:
         assert getattr(Recipe(**{name: value}), name) == value
+
+
+def test_a_recipe_takes_weights_that_change_over_training():
+    assert Recipe(strategy="random:1..0+hard:0..1").strategy == "random:1..0+hard:0..1"
 
 
 def test_a_recipe_makes_its_objective():

@@ -1,6 +1,7 @@
 """Each strategy against a loop over all candidates in float64, or, where it draws, against its probabilities."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -339,3 +340,48 @@ def test_parse_gives_shares():
     assert miner.parse("hard") == {"hard": 1.0}
     assert miner.parse("hard:1+random:3") == {"hard": 0.25, "random": 0.75}
     assert miner.parse({"hard": 2, "random": 2}) == miner.parse("hard+random") == {"hard": 0.5, "random": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"),
+    [
+        (0.0, {"random": 1.0}),
+        (0.25, {"random": 0.75, "hard": 0.25}),
+        (1.0, {"hard": 1.0}),
+    ],
+)
+def test_weights_change_in_a_straight_line_over_training(progress, expected):
+    assert miner.parse("random:1..0+hard:0..1", progress) == pytest.approx(expected)
+
+
+def test_a_weight_that_changes_mixes_with_one_that_does_not():
+    """Weights 4, from 0 to 12, and 1: half-way 4, 6 and 1."""
+    found = miner.parse("hard:4+random:0..12+lexical", 0.5)
+    assert found == pytest.approx({"hard": 4 / 11, "random": 6 / 11, "lexical": 1 / 11})
+    for progress in (0.0, 0.3, 1.0):
+        assert miner.parse("hard:1+random:3", progress) == miner.parse("hard:1+random:3")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "match"),
+    [
+        ("hard:0..0+random:1", "the weight of strategy 'hard' must be a number above 0, not '0..0'"),
+        ("hard:-1..1+random:1", "the weight of strategy 'hard' must be a number above 0, not '-1..1'"),
+        ("hard:1..much", "the weight of strategy 'hard' must be a number above 0, not '1..much'"),
+        ("hard:..1+random:1", "the weight of strategy 'hard' must be a number above 0, not '..1'"),
+        ("hard:1..2..3", "the weight of strategy 'hard' must be a number above 0, not '1..2..3'"),
+        ("hard:1..inf", "the weight of strategy 'hard' must be a number above 0, not '1..inf'"),
+        ("hard:0..1", "at the beginning and at the end some weight must be above 0, not as in 'hard:0..1'"),
+        ("hard:1..0+random:2..0", "at the beginning and at the end some weight must be above 0"),
+    ],
+)
+def test_a_change_of_weights_that_cannot_be_is_refused(strategy, match):
+    with pytest.raises(ValueError, match=re.escape(match)):
+        miner.parse(strategy, 0.5)
+
+
+def test_one_mining_has_no_weights_that_change():
+    a, p, pool = _pool(4, 20)
+    with pytest.raises(ValueError, match=r"the weight of strategy 'random' changes over training, 1\.\.0"):
+        miner.mine(a, p, pool, "random:1..0+hard:0..1")
+    miner.mine(a, p, pool, "random:1..1+hard:2")

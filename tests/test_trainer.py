@@ -699,6 +699,15 @@ def test_mining_comes_back_every_n_steps_with_the_encoder_as_it_is_then(monkeypa
         assert torch.equal(used, after[step])
 
 
+def test_weights_that_change_over_training_are_those_of_the_steps_that_are_done(monkeypatch, small):
+    """Eight steps, mining before steps 0, 3 and 6."""
+    weights, real = [], miner.mine
+    monkeypatch.setattr(miner, "mine", lambda *x, **options: weights.append(miner.parse(x[3])) or real(*x, **options))
+    _run(small, strategy="random:1..0+hard:0..1", remine_every=3, epochs=4)
+    expected = [{"random": 1.0}, {"random": 5 / 8, "hard": 3 / 8}, {"random": 2 / 8, "hard": 6 / 8}]
+    assert weights == [pytest.approx(mixture) for mixture in expected]
+
+
 def test_what_was_mined_last_is_trained_on(monkeypatch, small):
     """In the middle of an epoch too: the third mining comes before the last of its three steps."""
     mined, real = [], miner.mine

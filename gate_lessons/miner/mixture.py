@@ -12,35 +12,56 @@ from gate_lessons.miner.strategies import STRATEGIES
 CHOICE = 7  # the stream of random numbers that says which strategy chooses
 
 
-def parse(strategy: str | Mapping[str, float]) -> dict[str, float]:
+def parse(strategy: str | Mapping[str, float], progress: float | None = None) -> dict[str, float]:
     """Strategies and their shares, which sum to 1, from a name, a mapping, or a text such as `hard:0.7+random:0.3`.
 
+    Args:
+        strategy: in a text a weight may change in a straight line over the training: `random:1..0+hard:0..1` begins
+            with random negatives and ends with hard ones.
+        progress: share of the training that is done, 0 to 1. Without it weights that change are refused.
+
+    Returns:
+        Name → share of those whose weight is above 0.
+
     Raises:
-        ValueError: an unknown name, a name that comes twice, or a weight that is no number above 0.
+        ValueError: an unknown name, a name that comes twice, a weight that is no number above 0 (where it changes: 0 at
+            both ends, or all of them 0 at one end), or one that changes where there is no progress.
     """
     pairs = (
         [part.partition(":")[::2] for part in strategy.split("+")] if isinstance(strategy, str) else strategy.items()
     )
-    weights: dict[str, float] = {}
+    ends: dict[str, tuple[float, float]] = {}
     for name, weight in pairs:
         if name not in STRATEGIES:
             raise ValueError(f"unknown strategy {name!r}; choose from {', '.join(STRATEGIES)}")
-        if name in weights:
+        if name in ends:
             raise ValueError(f"strategy {name!r} comes twice in {strategy!r}; give it one weight")
-        weights[name] = _weight(name, weight or 1.0 if isinstance(weight, str) else weight)
-    if not weights:
+        ends[name] = _ends(name, weight or 1.0 if isinstance(weight, str) else weight)
+        if progress is None and ends[name][0] != ends[name][1]:
+            raise ValueError(
+                f"the weight of strategy {name!r} changes over training, {weight}; a recipe can say so, but one mining "
+                "needs one number"
+            )
+    if not ends:
         raise ValueError("a mixture needs at least one strategy, for example {'hard': 0.7, 'random': 0.3}")
-    return {name: weight / sum(weights.values()) for name, weight in weights.items()}
+    if not all(sum(weights) > 0 for weights in zip(*ends.values(), strict=True)):
+        raise ValueError(f"at the beginning and at the end some weight must be above 0, not as in {strategy!r}")
+    done = progress or 0.0
+    weights = {name: first + done * (last - first) for name, (first, last) in ends.items()}
+    return {name: weight / sum(weights.values()) for name, weight in weights.items() if weight > 0}
 
 
-def _weight(name: str, weight: str | float) -> float:
-    try:
-        number = float(weight)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
+def _ends(name: str, weight: str | float) -> tuple[float, float]:
+    """The weight at the beginning of the training and at its end."""
+    numbers = []
+    for end in str(weight).split("..", 1):
+        try:
+            numbers.append(float(end))
+        except ValueError:
+            numbers.append(math.nan)
+    if not (all(0 <= number < math.inf for number in numbers) and sum(numbers) > 0):
         raise ValueError(f"the weight of strategy {name!r} must be a number above 0, not {weight!r}")
-    return number
+    return numbers[0], numbers[-1]
 
 
 def mix(lists: Tensor, weights: list[float], seed: int, first: int = 0) -> Tensor:
