@@ -1,6 +1,6 @@
 """Texts to sparse matrices whose inner products say how alike two texts look: what `miner` takes as features."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,24 @@ def same_root(anchors: Sequence[str], candidates: Sequence[str]) -> tuple[Any, A
         scale = 1 / np.where(length > 0, length, 1)[:, None]
         sides.append(hstack([rooted.multiply(scale), sign * words.multiply(scale)], format="csr"))
     return sides[0], sides[1]
+
+
+# What a strategy that needs features takes them from.
+OF_STRATEGY = {"lexical": lexical, "same_root": same_root, "dialect_twin": lexical}
+
+
+def options(strategies: Iterable[str], anchors: Sequence[str], candidates: Sequence[str]) -> dict[str, Any]:
+    """The features that these strategies need, as options of `miner.mine`; none where they need none.
+
+    Raises:
+        ValueError: strategies that need features of two kinds: a mixture has one.
+    """
+    kinds = {OF_STRATEGY[name]: name for name in strategies if name in OF_STRATEGY}
+    if len(kinds) > 1:
+        raise ValueError(f"one mixture has one kind of features, not those of {' and '.join(sorted(kinds.values()))}")
+    for make in kinds:
+        return dict(zip(("anchor_features", "candidate_features"), make(anchors, candidates), strict=True))
+    return {}
 
 
 def _words(text: str) -> list[str]:

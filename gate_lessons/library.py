@@ -92,11 +92,7 @@ class Library:
             found |= self._codes("category", self.pairs["topic"], self.shelf["topic"])
         if "variety" in wanted:
             found |= self._codes("variety", [STANDARD] * len(self.pairs), self.shelf["variety"])
-        if "features" in wanted:
-            make = features.same_root if "same_root" in parse(strategy) else features.lexical
-            ours, theirs = make(list(self.pairs["anchor"]), list(self.shelf["text"]))
-            found |= {"anchor_features": ours, "candidate_features": theirs}
-        return found
+        return found | features.options(parse(strategy), list(self.pairs["anchor"]), list(self.shelf["text"]))
 
     def relations(self, mined: Mined) -> pd.DataFrame:
         """[Q, k] what each mined sentence is to its anchor: one of `RELATIONS`, or missing where nothing was mined."""

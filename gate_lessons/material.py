@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gate_lessons import miner
+from gate_lessons import features, miner
 from gate_lessons.data import candidate_pool, codes
 from gate_lessons.encoder import Encoder
-from gate_lessons.features import lexical, same_root
 from gate_lessons.losses import cosine
 from gate_lessons.recipe import GIVEN, Recipe
 from gate_lessons.text import normalize, vary
@@ -53,7 +53,6 @@ class Material:
         self.categories = {"anchor_category": anchor_topic, "candidate_category": candidate_topic}
         self.group, self.pool_group = torch.from_numpy(anchor_group), torch.from_numpy(candidate_group)
         self.group_names = list(triplets["group"])
-        self.alike: dict[str, dict[str, Any]] = {}
         place = {key: row for row, key in enumerate(pool["key"])}
         self.known_positives = [[place[key]] for key in keys[1]]
         self.given = torch.tensor([[place[key]] for key in triplets["negative"].map(normalize)])
@@ -104,19 +103,14 @@ class Material:
     def _asked_for(self, strategy: str) -> dict[str, Any]:
         """What some strategies need beside embeddings."""
         names = miner.parse(strategy, 0.5)  # half-way every strategy of a mixture has a weight
-        kinds = {name for name in names if "features" in miner.STRATEGIES[name].needs}
-        if len(kinds) > 1:
-            raise ValueError(f"one mixture has one kind of features, not those of {' and '.join(sorted(kinds))}")
-        found = {f"{side}_features": matrix for kind in kinds for side, matrix in self._features(kind).items()}
-        return found | (self.categories if "category" in names else {})
+        needs = {need for name in names for need in miner.STRATEGIES[name].needs}
+        return (self.alike if "features" in needs else {}) | (self.categories if "category" in needs else {})
 
-    def _features(self, kind: str) -> dict[str, Any]:
-        """The same for any encoder, so they are made once."""
-        if kind not in self.alike:
-            make = {"lexical": lexical, "same_root": same_root}[kind]
-            texts = ([self.texts[row] for row in rows.tolist()] for rows in (self.anchors, self.pool))
-            self.alike[kind] = dict(zip(("anchor", "candidate"), make(*texts), strict=True))
-        return self.alike[kind]
+    @cached_property
+    def alike(self) -> dict[str, Any]:
+        """Features for the recipe's strategy: the same for any encoder, so they are made once."""
+        texts = ([self.texts[row] for row in rows.tolist()] for rows in (self.anchors, self.pool))
+        return features.options(miner.parse(self.recipe.strategy, 0.5), *texts)
 
     def texts_of(self, rows: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Triplets [b] and their negatives [b, k] → numbers of their texts: [b], [b], [b, k]."""

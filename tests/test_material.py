@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from gate_lessons import features, miner
-from gate_lessons import material as module
 from gate_lessons.data import candidate_pool, load_corpus, triplets
 from gate_lessons.encoder import Bag, NGramEncoder
 from gate_lessons.material import Material
@@ -129,7 +128,7 @@ def test_mined_negatives_are_the_miners(table, strategy, k):
 
 def test_features_are_made_once_and_of_one_kind(monkeypatch, table):
     made = []
-    monkeypatch.setattr(module, "lexical", lambda *texts: made.append(texts) or features.lexical(*texts))
+    monkeypatch.setitem(features.OF_STRATEGY, "lexical", lambda *texts: made.append(texts) or features.lexical(*texts))
     material = _material(table, strategy="lexical")
     for _ in range(2):
         material.mine(_encoder(), material.recipe, 1.0, _generator())

@@ -13,15 +13,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from gate_lessons import features
 from gate_lessons.data import DataError, codes, load_pairs, load_sentences
-from gate_lessons.features import lexical, same_root
 from gate_lessons.miner import STRATEGIES
 from gate_lessons.text import normalize
 
 # Labels of a sentence, and what their columns may be called.
 LABELS = {name: (name,) for name in ("id", "split", "group", "dialect")} | {"category": ("category", "topic")}
 ARGUMENTS = {"group": "group", "category": "category", "dialect": "variety"}  # of `miner.mine`
-FEATURES = {"lexical": lexical, "same_root": same_root, "dialect_twin": lexical}
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Inputs:
             if argument in needs or (column == "group" and both):
                 sides = self._sides(column, strategies)
                 found |= zip((f"anchor_{argument}", f"candidate_{argument}"), codes(*sides), strict=True)
-        return found | (self._features(strategies) if "features" in needs else {})
+        return found | features.options(strategies, list(self.pairs["anchor"]), list(self.pool["text"]))
 
     def _sides(self, column: str, strategies: Iterable[str]) -> list[pd.Series]:
         for name, table in zip(self.names, (self.pairs, self.pool), strict=True):
@@ -90,16 +89,6 @@ class Inputs:
             table[column].where(table[column].notna(), [f"only:{side}:{row}" for row in range(len(table))])
             for side, table in (("anchor", self.pairs), ("candidate", self.pool))
         ]
-
-    def _features(self, strategies: Iterable[str]) -> dict[str, Any]:
-        kinds = {FEATURES[name]: name for name in strategies if name in FEATURES}
-        if len(kinds) > 1:
-            raise ValueError(
-                f"one mixture has one kind of features, not those of {' and '.join(sorted(kinds.values()))}"
-            )
-        make = next(iter(kinds))
-        both = make(list(self.pairs["anchor"]), list(self.pool["text"]))
-        return dict(zip(("anchor_features", "candidate_features"), both, strict=True))
 
 
 def read_inputs(pairs: str | Path, corpus: str | Path | None = None) -> Inputs:
