@@ -15,24 +15,18 @@ import pandas as pd
 import torch
 
 from gate_lessons import features, miner
-from gate_lessons.data import codes, load_categories, load_corpus, load_nli, triplets
+from gate_lessons.data import codes, load_categories, load_corpus, load_nli
 from gate_lessons.encoder import Encoder, LexicalBaseline
 from gate_lessons.evaluation import Answers, Task
+from gate_lessons.library import FALSE as CORPUS_FALSE
+from gate_lessons.library import RELATIONS as CORPUS_RELATIONS
+from gate_lessons.library import Library
 from gate_lessons.losses import cosine_matrix
 from gate_lessons.text import normalize
 
-RELATIONS = (
-    "itself",
-    "known positive",
-    "same meaning",
-    "entailed",
-    "neutral",
-    "contradiction",
-    "near intent",
-    "another group",
-)
+RELATIONS = (*CORPUS_RELATIONS[:-1], "near intent", CORPUS_RELATIONS[-1])
 ITSELF, KNOWN, SAME, ENTAILED, NEUTRAL, CONTRADICTION, NEAR, OTHER = range(len(RELATIONS))
-FALSE = (ITSELF, KNOWN, SAME, ENTAILED)  # as far as the filter has not been told
+FALSE = tuple(map(RELATIONS.index, CORPUS_FALSE))
 ANCHORS = 500  # of the real triplets
 PAIRS, LIBRARY = 26, 60  # of an intent: pairs to train on, questions on the shelf
 
@@ -90,19 +84,11 @@ def shelf_of(
 
 def corpus_shelf(split: str) -> Shelf:
     """Lesson 03's library: every sentence of a split's groups; each anchor knows its text and one positive."""
-    kinds = {"entailment": ENTAILED, "neutral": NEUTRAL, "contradiction": CONTRADICTION}
-    groups = load_corpus(split)
-    told = [(s, g.id, kinds.get(role, SAME), "msa", g.topic) for g in groups for role, s in g.sentences().items()]
-    told += [(s, g.id, SAME, variety, g.topic) for g in groups for variety, s in g.dialects.items()]
-    library = pd.DataFrame(told, columns=["text", "group", "kind", "variety", "topic"])
-    library = library.assign(key=library["text"].map(normalize)).drop_duplicates("key", ignore_index=True)
-    pairs = triplets(groups).drop_duplicates("group", ignore_index=True)
-    ours, theirs = codes(pairs["group"], library["group"])
-    relation = np.where(ours[:, None] == theirs, library["kind"].to_numpy(np.int8), np.int8(OTHER))
-    columns = {"category": (pairs["topic"], library["topic"]), "variety": (["msa"] * len(pairs), library["variety"])}
-    sides = ("anchor", "candidate")
-    labels = {f"{s}_{name}": c for name, pair in columns.items() for s, c in zip(sides, codes(*pair), strict=True)}
-    return shelf_of(pairs, library, relation, **labels)
+    here = Library.of_groups(load_corpus(split))
+    ours, theirs = codes(here.pairs["group"], here.shelf["group"])
+    kind = here.shelf["relation"].map(RELATIONS.index).to_numpy(np.int8)
+    relation = np.where(ours[:, None] == theirs, kind, np.int8(OTHER))
+    return shelf_of(here.pairs, here.shelf, relation, **here.labels)
 
 
 def triplets_shelf(task: Task, folder: Path) -> Shelf:

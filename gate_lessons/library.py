@@ -22,6 +22,7 @@ from gate_lessons.text import normalize
 RELATIONS = ("itself", "known positive", "same meaning", "entailed", "neutral", "contradiction", "another group")
 FALSE = RELATIONS[:4]  # what a wrong answer must not be: whoever says the anchor has said these as well
 _OF_ROLE = dict(zip(("anchor", "close", "distant", "entailment"), FALSE, strict=True))
+_SIDES = ("anchor", "candidate")  # of the options of `miner.mine`
 STANDARD = "standard"  # the variety of Arabic that is no dialect
 
 
@@ -84,15 +85,20 @@ class Library:
         meaning = self.shelf["group"].where(self.shelf["relation"].isin(FALSE), alone)
         return self._codes("group", self.pairs["group"], meaning)
 
+    @cached_property
+    def labels(self) -> dict[str, Any]:
+        """Options of `miner.mine` that name each sentence's topic and dialect."""
+        standard = [STANDARD] * len(self.pairs)
+        return self._codes("category", self.pairs["topic"], self.shelf["topic"]) | self._codes(
+            "variety", standard, self.shelf["variety"]
+        )
+
     def needs(self, strategy: str) -> dict[str, Any]:
-        """Options of `miner.mine` that some strategies cannot do without: categories, varieties, features."""
-        wanted = {need for name in parse(strategy) for need in STRATEGIES[name].needs}
-        found = {}
-        if "category" in wanted:
-            found |= self._codes("category", self.pairs["topic"], self.shelf["topic"])
-        if "variety" in wanted:
-            found |= self._codes("variety", [STANDARD] * len(self.pairs), self.shelf["variety"])
-        return found | features.options(parse(strategy), list(self.pairs["anchor"]), list(self.shelf["text"]))
+        """Options of `miner.mine` that a strategy, or a mixture, cannot do without: topics, dialects, features."""
+        names = parse(strategy)
+        wanted = {f"{side}_{need}" for name in names for need in STRATEGIES[name].needs for side in _SIDES}
+        found = {name: codes for name, codes in self.labels.items() if name in wanted}
+        return found | features.options(names, list(self.pairs["anchor"]), list(self.shelf["text"]))
 
     def relations(self, mined: Mined) -> pd.DataFrame:
         """[Q, k] what each mined sentence is to its anchor: one of `RELATIONS`, or missing where nothing was mined."""
@@ -128,4 +134,4 @@ class Library:
     @staticmethod
     def _codes(name: str, anchor: Iterable[str], candidate: Iterable[str]) -> dict[str, Tensor]:
         ours, theirs = map(torch.from_numpy, codes(anchor, candidate))
-        return {f"anchor_{name}": ours, f"candidate_{name}": theirs}
+        return {f"{side}_{name}": codes for side, codes in zip(_SIDES, (ours, theirs), strict=True)}

@@ -208,6 +208,7 @@ def test_the_triplets_shelf_has_every_label_of_both_files(tmp_path, monkeypatch)
     _write(tmp_path / "triplets.jsonl", every)
     pairs = [("سافر أحمد", "ذهب أحمد", "entailment"), ("سافر أحمد", "سافر بالقطار", "neutral")]
     pairs += [("سافر أحمد", "بقي أحمد", "contradiction"), ("هطل المطر", "ابتل الطريق", "entailment")]
+    pairs += [("سافر أحمد", "ذهب أحمد", "neutral")]  # two labels: the nearer meaning counts
     _write(
         tmp_path / "nli_pairs.jsonl",
         [dict(premise=p, hypothesis=h, label=label, split="train") for p, h, label in pairs]

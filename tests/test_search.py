@@ -113,6 +113,7 @@ def test_blocks_change_nothing(monkeypatch, way, numbers):
     whole = ExactPool(corpus).nearest(queries, 8)
     for module, name in ((pool, "BLOCK_NUMBERS"), (exact, "PAIR_NUMBERS"), (exact, "LIST_NUMBERS")):
         monkeypatch.setattr(module, name, numbers)
+    monkeypatch.setattr(exact, "FAISS_NUMBERS", 3 * numbers)
     monkeypatch.setattr(exact, "PROBE", 20)
     assert all(map(torch.equal, ExactPool(corpus).nearest(queries, 8), whole))
     assert (whole[0][:, 0] < 300).all()

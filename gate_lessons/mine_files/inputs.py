@@ -1,7 +1,7 @@
 """Files of pairs and sentences as numbers: what is embedded, and the codes that the miner's filter compares."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -60,7 +60,7 @@ class Inputs:
         pair = min(int((rows == row).int().argmax()) for rows in self.rows if (rows == row).any())
         return f"{self.names[0]}, line {self.pairs['line'][pair]}"
 
-    def labels(self, strategies: Iterable[str]) -> dict[str, Any]:
+    def labels(self, strategies: Sequence[str]) -> dict[str, Any]:
         """What the miner is told beside embeddings: codes [Q] and [M], and features where a strategy asks for any.
 
         Raises:
@@ -77,7 +77,7 @@ class Inputs:
                 found |= zip((f"anchor_{argument}", f"candidate_{argument}"), codes(*sides), strict=True)
         return found | features.options(strategies, list(self.pairs["anchor"]), list(self.pool["text"]))
 
-    def _sides(self, column: str, strategies: Iterable[str]) -> list[pd.Series]:
+    def _sides(self, column: str, strategies: Sequence[str]) -> list[pd.Series]:
         for name, table in zip(self.names, (self.pairs, self.pool), strict=True):
             if column not in table:
                 called = " or ".join(map(repr, LABELS[column]))

@@ -115,14 +115,16 @@ def mine_files(
     """
     mining, out = mining or Mining(), Path(out)
     _check_files(out, [pairs, corpus], mining, scheduler)
-    inputs = read_inputs(pairs, corpus)
-    strategies = mining.check(len(inputs.pool))
-    labels = inputs.labels(strategies)
-    encoder = make_encoder(mining.encoder, inputs.texts, mining.seed).to(accelerator(mining.device))
+    with _step("reading"):
+        inputs = read_inputs(pairs, corpus)
+        labels = inputs.labels(mining.check(len(inputs.pool)))
+    with _step("making the encoder"):
+        encoder = make_encoder(mining.encoder, inputs.texts, mining.seed).to(accelerator(mining.device))
     work = WorkFolder(out.with_suffix(".work"), _manifest(pairs, corpus, mining))
     vectors = _embed(inputs, encoder, work)
     with ExitStack() as stack:
-        pool = _pool(vectors, inputs, mining, scheduler, work)
+        with _step("making the search"):
+            pool = _pool(inputs, mining, scheduler, work)
         if scheduler is not None:
             stack.enter_context(pool)
         result = _mine(inputs, labels, vectors, pool, mining, work)
@@ -130,6 +132,11 @@ def mine_files(
     write_triplets(out, inputs, result, mining)
     work.remove()
     return [out, *written]
+
+
+def _step(name: str) -> tqdm:
+    """A line that says what is being done, and how long it took."""
+    return tqdm(desc=name, bar_format="{desc}: {elapsed}")
 
 
 def _check_files(out: Path, sources: list[Any], mining: Mining, scheduler: str | None) -> None:
@@ -194,7 +201,7 @@ def _check_vectors(vectors: Tensor, part: range, inputs: Inputs) -> None:
 # ---------------------------------------------------------------------------------------------- mining
 
 
-def _pool(vectors: Shards, inputs: Inputs, mining: Mining, scheduler: str | None, work: WorkFolder) -> Pool:
+def _pool(inputs: Inputs, mining: Mining, scheduler: str | None, work: WorkFolder) -> Pool:
     """The candidates behind the search that was asked for; an index that an interrupted job made is used again."""
     candidates = Shards([work.path(name) for name in _parts(len(inputs.pool), len(inputs.pool))])
     if scheduler is not None:
@@ -229,8 +236,7 @@ def _mine(
             parts.append(found)
             progress.update(len(rows))
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    kind = getattr(pool, "kind", "exact")
-    return Result(**arrays, skipped=dict(skipped), search=kind)
+    return Result(**arrays, skipped=dict(sorted(skipped.items())), search=getattr(pool, "kind", "exact"))
 
 
 def _mine_slice(
