@@ -10,7 +10,7 @@ from gate_lessons import search
 from gate_lessons.search import ExactPool, Shards, exact, pool
 
 LENGTHS = (1e-20, 0.03, 1.0, 700.0, 1e20)
-WAYS = ("coarse", "full")
+WAYS = ("fine", "coarse", "whole")
 
 
 def _random(rows: int, width: int = 16, seed: int = 0) -> torch.Tensor:
@@ -41,8 +41,9 @@ def _assert_exact(queries: torch.Tensor, corpus: torch.Tensor, k: int) -> None:
 
 @pytest.fixture(params=WAYS)
 def way(request, monkeypatch) -> str:
-    """The first pass in bfloat16 or in float32, whatever this processor would take."""
+    """Lists from a first pass in float32 or in bfloat16, or no lists, whatever would be taken here."""
     monkeypatch.setattr(exact, "_has_bfloat16_products", lambda device: request.param == "coarse")
+    monkeypatch.setattr(exact, "MANY", 10**6 if request.param == "whole" else 0)
     return request.param
 
 
@@ -101,18 +102,32 @@ def test_ties_come_by_the_lower_number(data):
     corpus = torch.tensor(data.draw(st.lists(scaled, min_size=1, max_size=40)))
     k = data.draw(st.integers(1, len(corpus)))
     index, similarity = ExactPool(corpus).nearest(queries, k)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exact, "MANY", 0)
+        assert all(map(torch.equal, ExactPool(corpus).nearest(queries, k), (index, similarity)))
     for found, near in zip(index.tolist(), similarity.tolist(), strict=True):
         assert len(set(found)) == k
         assert all(a > b or (a == b and i < j) for (a, i), (b, j) in itertools.pairwise(zip(near, found, strict=True)))
     np.testing.assert_allclose(similarity.numpy(), _sorted(queries, corpus, k)[1], atol=1e-7)
 
 
+def test_whole_rows_of_similarities_are_those_of_the_pairs():
+    """To the last bit, those near 0 too, where float32 tells apart what float64 adds up differently."""
+    corpus, queries = _random(400, 200, seed=1), _random(30, 200)
+    queries[:10], queries[:10, 0], corpus[:300, 0] = 0, 1, 10.0 ** -torch.arange(300).remainder(20)
+    found, lengths = ExactPool(corpus), torch.linalg.vector_norm(queries.double(), dim=1)
+    whole = found.all_similarities(queries, lengths, torch.arange(30))
+    query, row = torch.cartesian_prod(torch.arange(30), torch.arange(400)).T
+    assert torch.equal(whole.flatten(), found.similarities(queries, lengths, query, row))
+
+
 @pytest.mark.parametrize("numbers", [900, 5000])
 def test_blocks_change_nothing(monkeypatch, way, numbers):
     corpus, queries = _random(300).repeat(3, 1), _random(50, seed=1)  # each candidate three times, in different blocks
     whole = ExactPool(corpus).nearest(queries, 8)
-    for module, name in ((pool, "BLOCK_NUMBERS"), (exact, "PAIR_NUMBERS"), (exact, "LIST_NUMBERS")):
-        monkeypatch.setattr(module, name, numbers)
+    monkeypatch.setattr(pool, "BLOCK_NUMBERS", numbers)
+    for name in ("PAIR_NUMBERS", "LIST_NUMBERS", "WHOLE_NUMBERS"):
+        monkeypatch.setattr(exact, name, numbers)
     monkeypatch.setattr(exact, "FAISS_NUMBERS", 3 * numbers)
     monkeypatch.setattr(exact, "PROBE", 20)
     assert all(map(torch.equal, ExactPool(corpus).nearest(queries, 8), whole))

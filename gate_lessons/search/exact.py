@@ -9,6 +9,8 @@ from torch import Tensor
 from gate_lessons.search.pool import best_first, check_queries, row_lengths, rows_at_once, unit
 from gate_lessons.search.shards import Shards
 
+WHOLE_NUMBERS = 2**20  # held at once where the similarities of all candidates are computed in float64
+MANY, SMALL = 8, 2**16  # lists that hold an eighth of a pool, of at most so many, are not worth their while
 PAIR_NUMBERS = 2**17  # held at once, in a processor's cache, where similarities are computed pair by pair in float64
 FAISS_NUMBERS = 2**24  # of candidates that faiss looks at at once: it begins anew with each block, which takes time
 LIST_NUMBERS = 2**22  # rough neighbours held at once
@@ -89,6 +91,19 @@ class ExactPool:
             found[pairs] = (dot / (scale * lengths[q])).float()
         return found
 
+    def all_similarities(self, queries: Tensor, lengths: Tensor, query: Tensor) -> Tensor:
+        """Cosine similarities [b, M] of some queries [b] and every candidate: those of `similarities`, but sooner."""
+        found = torch.empty(len(query), len(self), device=queries.device)
+        rounding = (self.width + 8) * 2**-52  # more than sums of the same products in another order differ by
+        for start in range(0, len(self), step := rows_at_once(self.width)):
+            part = slice(start, start + step)
+            candidates, scale = (x[part].to(queries.device).double() for x in (self.vectors, self.lengths))
+            near = queries[query].double() @ candidates.T / (lengths[query, None] * scale)
+            found[:, part] = near.float()
+            row, column = ((near - rounding).float() != (near + rounding).float()).nonzero(as_tuple=True)
+            found[row, start + column] = self.similarities(queries, lengths, query[row], start + column)
+        return found
+
 
 class _Search:
     """One question to an exact pool, and what has been found so far."""
@@ -107,6 +122,9 @@ class _Search:
             depth: of the lists, if not a few more than k.
         """
         depth = min(depth or (2 * self.k + SPARE_COARSE if coarse else self.k + SPARE), len(self.pool))
+        if depth * MANY >= len(self.pool) <= SMALL:
+            self._fill_from_all(which)
+            return 0
         doubts = 0
         for part in which.split(max(1, LIST_NUMBERS // depth)) if len(which) else ():
             rough, error, rows = self._rough(part, depth, coarse)
@@ -121,6 +139,13 @@ class _Search:
                 self.fill(part[doubt], False, 0 if coarse else 4 * depth)
                 doubts += int(doubt.sum())
         return doubts
+
+    def _fill_from_all(self, which: Tensor) -> None:
+        """Answer these queries without lists: where these are long, whole rows of similarities are sooner."""
+        for part in which.split(max(1, WHOLE_NUMBERS // len(self.pool))) if len(which) else ():
+            near = self.pool.all_similarities(self.queries, self.lengths, part)
+            near, rows = near.sort(dim=1, descending=True, stable=True)
+            self.similarities[part], self.indices[part] = near[:, : self.k], rows[:, : self.k]
 
     def _rough(self, which: Tensor, depth: int, coarse: bool) -> Lists:
         queries = unit(self.queries[which], self.lengths[which])
