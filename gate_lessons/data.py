@@ -224,8 +224,7 @@ def load_pairs(source: str | Path, split: str | None = None) -> pd.DataFrame:
 def load_sentences(source: str | Path, others: tuple[str, ...] = ()) -> pd.DataFrame:
     """Text: the lines of a .txt file, or the rows of a table; other columns are kept, and `others` must be there.
 
-    Raises:
-        DataError: an empty sentence; an `id`, where there are ids, that stands twice. Ids are compared as text.
+    An `id`, where there are ids, must stand once; ids are compared as text.
     """
     table, seen = _load(source, ("text",), None, others), {}
     if "id" in table:

@@ -1,6 +1,7 @@
 """A search over real clusters: a scheduler and two worker processes each."""
 
 import os
+import pickle
 import signal
 import sys
 import time
@@ -78,10 +79,18 @@ def test_the_cluster_finds_what_one_machine_finds(pool, corpus, queries):
 def test_blocks_of_queries_change_nothing(monkeypatch, pool, queries):
     whole = pool.nearest(queries, K)
     sent = []
+
+    def submit(pool: DaskPool, function, *arguments: object, as_before=DaskPool._submit):
+        if not isinstance(arguments[0], dask.Future):
+            sent.append(len(pickle.dumps(arguments)))
+        return as_before(pool, function, *arguments)
+
     monkeypatch.setattr(distributed, "QUERY_NUMBERS", 7 * WIDTH)
-    monkeypatch.setattr(DaskPool, "_nearest", lambda *x, f=DaskPool._nearest: sent.append(len(x[1])) or f(*x))
+    monkeypatch.setattr(DaskPool, "_submit", submit)
     assert all(map(torch.equal, pool.nearest(queries, K), whole))
-    assert sent == [7] * 5 + [5]
+    # Each block once, and not all queries with each (1,920 bytes).
+    assert len(sent) == 6
+    assert max(sent) < 4 * 7 * WIDTH + 500
 
 
 def test_all_candidates_may_be_asked_for(pool, corpus, queries):
@@ -89,6 +98,12 @@ def test_all_candidates_may_be_asked_for(pool, corpus, queries):
     assert all(
         map(torch.equal, pool.nearest(queries[:3], everything), ExactPool(corpus[0]).nearest(queries[:3], everything))
     )
+
+
+def test_workers_need_not_stand_where_we_do(monkeypatch, address, corpus, queries):
+    monkeypatch.chdir(corpus[1])
+    with DaskPool(Shards("."), address) as pool:
+        assert all(map(torch.equal, pool.nearest(queries, K), ExactPool(corpus[0]).nearest(queries, K)))
 
 
 def test_rows_are_those_of_one_machine(pool, corpus):
@@ -145,14 +160,16 @@ def _stall(started: str) -> None:
 
 
 @contextmanager
-def _stalled(folder: Path, shards: Shards, queries: torch.Tensor, **options: float) -> Iterator[tuple]:
+def _stalled(
+    folder: Path, shards: Shards, queries: torch.Tensor, workers: int = 1, **options: float
+) -> Iterator[tuple]:
     """A cluster of its own in the middle of a search: one worker, whose process is named, is not going to answer."""
-    with _cluster() as cluster, DaskPool(shards, cluster.scheduler_address, **options) as pool:
+    with _cluster(workers) as cluster, DaskPool(shards, cluster.scheduler_address, **options) as pool:
         victim = next(iter(pool.client.scheduler_info()["workers"]))
         pool.client.run(_stall, str(folder / "started"), workers=[victim])
         with ThreadPoolExecutor() as threads:
             answer = threads.submit(pool.nearest, queries, K)
-            yield cluster, _process_in(folder / "started.whole"), answer
+            yield pool, cluster, _process_in(folder / "started.whole"), answer
 
 
 def _process_in(file: Path) -> int:
@@ -163,22 +180,24 @@ def _process_in(file: Path) -> int:
     return int(file.read_text())
 
 
-def test_a_worker_that_is_killed_costs_time_and_no_results(tmp_path, shards, corpus, queries):
-    with _stalled(tmp_path, shards, queries) as (_, process, answer):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_is_killed_costs_time_and_no_results(tmp_path, shards, corpus, queries, workers):
+    """Another goes on; or, with all that the only one had being lost, its successor does."""
+    with _stalled(tmp_path, shards, queries, workers) as (_, _, process, answer):
         os.kill(process, signal.SIGKILL)
         assert all(map(torch.equal, answer.result(30), ExactPool(corpus[0]).nearest(queries, K)))
 
 
 def test_a_shard_that_costs_more_workers_than_allowed_is_named(tmp_path, shards, queries):
     none = dask_config.set({"distributed.scheduler.allowed-failures": 0})
-    with none, _stalled(tmp_path, shards, queries) as (_, process, answer):
+    with none, _stalled(tmp_path, shards, queries) as (_, _, process, answer):
         os.kill(process, signal.SIGKILL)
         with pytest.raises(ValueError, match=r"1 workers were lost while they searched shard .*\d\.npy; see their"):
             answer.result(30)
 
 
 def test_a_search_that_all_workers_leave_ends(tmp_path, shards, queries):
-    with _stalled(tmp_path, shards, queries, timeout=1) as (cluster, process, answer):
+    with _stalled(tmp_path, shards, queries, timeout=1) as (_, cluster, process, answer):
         cluster.scale(0)
         os.kill(process, signal.SIGKILL)
         with pytest.raises(ValueError, match=r"the cluster tcp://.* has no workers"):
@@ -186,10 +205,13 @@ def test_a_search_that_all_workers_leave_ends(tmp_path, shards, queries):
 
 
 def test_a_search_whose_scheduler_is_lost_ends(tmp_path, shards, queries):
-    with _stalled(tmp_path, shards, queries) as (cluster, _, answer):
+    lost = r"the cluster tcp://.* was lost, or told to forget this search"
+    with _stalled(tmp_path, shards, queries) as (pool, cluster, _, answer):
         cluster.close()
-        with pytest.raises(ValueError, match=r"the cluster tcp://.* was lost, or told to forget this search"):
+        with pytest.raises(ValueError, match=lost):
             answer.result(30)
+        with pytest.raises(ValueError, match=lost):
+            pool.nearest(queries, K)
 
 
 # -------------------------------------------------------------------------------------------- bad input

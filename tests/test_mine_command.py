@@ -187,6 +187,7 @@ def test_slices_and_shards_give_what_one_call_of_the_miner_gives(files, tmp_path
     report = json.loads((tmp_path / "t.report.json").read_text())
     assert report["skipped"] == mined.skipped
     assert [entry["short of"] for entry in report["fell short"]] == [s for s in mined.shortfall.tolist() if s]
+    assert {entry["lacking"] for entry in report["fell short"]} <= {0}
 
 
 def test_the_result_does_not_hang_on_the_sizes_of_slices_and_shards(files, tmp_path, monkeypatch):
@@ -244,12 +245,13 @@ def test_a_sentence_that_stands_under_two_groups_is_no_negative_of_either(tmp_pa
     )
     corpus = tmp_path / "corpus.csv"
     corpus.write_text(
-        "text,group\nدخل الضيف حين فتح الحارس الباب,2\nدخلَ الضيف حين فتح الحارس الباب.,1\nالبحر هادئ,3\n", "utf-8"
+        "text,group\nدخل الضيف حين فتح الحارس الباب,2\nدخلَ الضيف حين فتح الحارس الباب.,1\nهبّت ريح شديدة,\n", "utf-8"
     )
     mine_files(pairs, tmp_path / "t.jsonl", corpus)
-    assert [row["negative"] for row in read(tmp_path / "t.jsonl")][:2] == ["البحر هادئ"] * 2
-    # A pair without a group has a meaning of its own; the table of triplets takes its anchor for a name.
-    assert [row["group"] for row in read(tmp_path / "t.jsonl")] == ["1", "2", normalize("هبّت ريح باردة")]
+    rows = read(tmp_path / "t.jsonl")
+    # What has no group has a meaning of its own; the table of triplets takes such an anchor for a name.
+    assert [row["negative"] for row in rows] == ["هبّت ريح شديدة"] * 3
+    assert [row["group"] for row in rows] == ["1", "2", normalize("هبّت ريح باردة")]
 
 
 def test_training_takes_the_triplets(files, tmp_path):

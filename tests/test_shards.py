@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -43,6 +45,13 @@ def test_what_is_read_may_be_written_over_without_harm_to_the_files(tmp_path, ve
     _write(tmp_path, vectors)
     Shards(tmp_path)[:50].zero_()
     np.testing.assert_array_equal(np.load(tmp_path / "00.npy"), vectors)
+
+
+def test_another_process_gets_the_paths_and_not_the_numbers(tmp_path, vectors):
+    _write(tmp_path, np.tile(vectors, (100, 1)), 20, 30)
+    sent = pickle.dumps(Shards(tmp_path))
+    assert len(sent) < 1000
+    assert torch.equal(pickle.loads(sent)[:5000], Shards(tmp_path)[:5000])
 
 
 def test_a_folder_without_shards_is_refused(tmp_path):

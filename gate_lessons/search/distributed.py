@@ -53,12 +53,11 @@ class DaskPool:
                 self._submit(_open, str(p.absolute()), a.shape)
                 for p, a in zip(candidates.paths, candidates.arrays, strict=True)
             ]
-            lengths = dict(self._results([self._submit(_lengths, pool) for pool in self.pools]))
+            found = dict(self._results([self._submit(_lengths, pool) for pool in self.pools]))
         except BaseException:
             self.close()
             raise
-        self.sizes = [len(lengths[number]) for number in range(len(lengths))]
-        self.lengths = torch.cat([lengths[number] for number in range(len(lengths))])
+        self.lengths = torch.cat([found[number] for number in sorted(found)])
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -78,22 +77,28 @@ class DaskPool:
 
     def nearest(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         check_queries(queries, self.vectors, k)
+        if self.client.status == "closed" or any(pool.cancelled() for pool in self.pools):
+            raise self._lost()
         blocks = queries.detach().cpu().split(max(1, QUERY_NUMBERS // self.width))
         found = [self._nearest(block, k) for block in blocks]
         similarities, indices = (torch.cat(part).to(queries.device) for part in zip(*found, strict=True))
         return indices, similarities
 
     def _nearest(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        # A task, not scattered data: what was scattered is gone with the worker that has it.
-        asked = self._submit(torch.clone, queries)
+        # A task, not scattered data: what was scattered is gone with the worker that has it. In NumPy, since with a
+        # part of a tensor the whole would travel.
+        asked = self._submit(torch.tensor, queries.numpy())
+        sizes, ends = [len(array) for array in self.vectors.arrays], self.vectors.ends.tolist()
         tasks = [
             self._submit(ExactPool.nearest, pool, asked, min(k, size))
-            for pool, size in zip(self.pools, self.sizes, strict=True)
+            for pool, size in zip(self.pools, sizes, strict=True)
         ]
-        starts = [sum(self.sizes[:number]) for number in range(len(self.sizes))]
         best = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
         for number, (indices, similarities) in self._results(tasks):
-            both = torch.cat([best[0], similarities], dim=1), torch.cat([best[1], indices + starts[number]], dim=1)
+            both = (
+                torch.cat([best[0], similarities], dim=1),
+                torch.cat([best[1], indices + ends[number] - sizes[number]], dim=1),
+            )
             best = best_first(*both, k)
         return best
 
@@ -103,11 +108,12 @@ class DaskPool:
         return self.client.submit(function, *arguments, pure=False, retries=RETRIES)
 
     def _results(self, tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """Number and result of each task, a task for a file, as they come; each is forgotten by the cluster then."""
+        """Number and result of each task, a task for a file, as they come; the cluster forgets it then."""
         number = {task: n for n, task in enumerate(tasks)}
         while number:
             for task in self._finished(list(number)):
                 yield number[task], self._result(task, number.pop(task))
+                task.release()
 
     def _finished(self, tasks: list[Any]) -> set[Any]:
         """The first that are."""
@@ -121,7 +127,10 @@ class DaskPool:
                 self._wait_for_a_worker()
             except CancelledError:
                 break
-        raise ValueError(f"the cluster {self.scheduler} was lost, or told to forget this search; start it again")
+        raise self._lost()
+
+    def _lost(self) -> ValueError:
+        return ValueError(f"the cluster {self.scheduler} was lost, or told to forget this search; start it again")
 
     def _result(self, task: Any, number: int) -> Any:
         from distributed import KilledWorker

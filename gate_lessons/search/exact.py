@@ -65,9 +65,13 @@ class ExactPool:
         return unit(self.vectors[indices], self.lengths[indices])
 
     def blocks(self, device: torch.device, rows: int = 0) -> Iterator[tuple[int, Tensor]]:
-        """Vectors of length 1 (float32), some at a time, each with the number of its first candidate.
+        """Vectors of length 1 (float32), some at a time, with the number of the first candidate among them.
 
-        The next ones are written over them.
+        The next block is written over the last.
+
+        Args:
+            device: where they are wanted.
+            rows: in a block, if more than `rows_at_once`.
         """
         step = rows_at_once(self.width)
         rows = min(max(rows, step), len(self))
