@@ -111,6 +111,21 @@ def test_ties_come_by_the_lower_number(data):
     np.testing.assert_allclose(similarity.numpy(), _sorted(queries, corpus, k)[1], atol=1e-7)
 
 
+@pytest.fixture
+def float64_by_default():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_similarities_are_float32_whatever_pytorchs_default_is(way, float64_by_default):
+    corpus, queries = _random(500).float(), _random(20, seed=1).float()
+    index, similarity = ExactPool(corpus).nearest(queries, 5)
+    assert similarity.dtype == torch.float32 and ExactPool(corpus).rows(index[0]).dtype == torch.float32
+    torch.set_default_dtype(torch.float32)
+    assert all(map(torch.equal, ExactPool(corpus).nearest(queries, 5), (index, similarity)))
+
+
 def test_whole_rows_of_similarities_are_those_of_the_pairs():
     """To the last bit, those near 0 too, where float32 tells apart what float64 adds up differently."""
     corpus, queries = _random(400, 200, seed=1), _random(30, 200)

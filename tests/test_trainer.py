@@ -664,7 +664,7 @@ def test_mined_negatives_are_trained_on_and_never_of_the_anchors_meaning(monkeyp
     text, group = pool["text"].tolist(), pool["group"].tolist()
     assert len(mined) == 2 and len(watched.batches) == 4
     for (arguments, options), found in zip(calls, mined, strict=True):
-        assert arguments[3:] == (strategy, 3) and options["margin"] == 0.25
+        assert arguments[3:] == ({strategy: 1.0}, 3) and options["margin"] == 0.25
         for row, indices in enumerate(found.indices.tolist()):
             assert all(group[i] != small["group"].iloc[row] for i in indices)
             assert all(normalize(text[i]) != normalize(small["anchor"].iloc[row]) for i in indices)

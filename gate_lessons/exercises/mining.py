@@ -163,7 +163,7 @@ MINING: dict[str, Exercise] = {
             "the groups are not looked at": _without_groups,
             "the margin is subtracted; it is a share of s(a,p)": lambda a, c, p, n, r: (a[:, None] != c) & (n <= p - r),
             "these are the ones to take out": lambda *x: ~keep(*x),
-            "where s(a,p) is below 0, a share of it lies on the wrong side: take r·|s(a,p)|": lambda a, c, p, n, r: (
+            "below 0 a share of s(a,p) lies on the wrong side: take one of its size": lambda a, c, p, n, r: (
                 (a[:, None] != c) & (n <= p * (1 - r))
             ),
         },

@@ -76,7 +76,7 @@ class Task:
     def similarity(self, rows: Tensor, indices: Tensor) -> Tensor:
         """Cosine similarity [n, K] of the anchors `rows` [n] to candidates [n, K], a few at a time."""
         parts = max(1, NUMBERS // (indices.shape[1] * self.pool.width))
-        found = torch.empty(indices.shape, device=self.anchors.device)
+        found = torch.empty(indices.shape, device=self.anchors.device, dtype=torch.float32)
         for part in torch.arange(len(rows), device=rows.device).split(parts):
             candidates = self.pool.rows(indices[part].flatten()).to(found.device)
             found[part] = cosine(self.anchors[rows[part], None], candidates.view(*indices[part].shape, -1))

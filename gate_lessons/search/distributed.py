@@ -93,7 +93,7 @@ class DaskPool:
             self._submit(ExactPool.nearest, pool, asked, min(k, size))
             for pool, size in zip(self.pools, sizes, strict=True)
         ]
-        best = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
+        best = torch.empty(len(queries), 0, dtype=torch.float32), torch.empty(len(queries), 0, dtype=torch.int64)
         for number, (indices, similarities) in self._results(tasks):
             both = (
                 torch.cat([best[0], similarities], dim=1),

@@ -75,7 +75,7 @@ class ExactPool:
         """
         step = rows_at_once(self.width)
         rows = min(max(rows, step), len(self))
-        block = torch.empty(rows, self.width, device=device)
+        block = torch.empty(rows, self.width, device=device, dtype=torch.float32)
         for start in range(0, len(self), rows):
             end = min(start + rows, len(self))
             for first in range(start, end, step):
@@ -86,7 +86,7 @@ class ExactPool:
 
     def similarities(self, queries: Tensor, lengths: Tensor, query: Tensor, row: Tensor) -> Tensor:
         """Cosine similarities [n] of pairs, a query [n] and a candidate [n]: float64 arithmetic, rounded to float32."""
-        found = torch.empty(len(row), device=queries.device)
+        found = torch.empty(len(row), device=queries.device, dtype=torch.float32)
         for pairs in torch.arange(len(row), device=row.device).split(max(1, PAIR_NUMBERS // self.width)):
             q, c = query[pairs], row[pairs].to(self.lengths.device)
             candidates, scale = (x.to(queries.device) for x in (self.vectors[c], self.lengths[c]))
@@ -97,7 +97,7 @@ class ExactPool:
 
     def all_similarities(self, queries: Tensor, lengths: Tensor, query: Tensor) -> Tensor:
         """Cosine similarities [b, M] of some queries [b] and every candidate: those of `similarities`, but sooner."""
-        found = torch.empty(len(query), len(self), device=queries.device)
+        found = torch.empty(len(query), len(self), device=queries.device, dtype=torch.float32)
         rounding = (self.width + 8) * 2**-52  # more than sums of the same products in another order differ by
         for start in range(0, len(self), step := rows_at_once(self.width)):
             part = slice(start, start + step)
@@ -115,7 +115,7 @@ class _Search:
     def __init__(self, pool: ExactPool, queries: Tensor, lengths: Tensor, k: int) -> None:
         self.pool, self.queries, self.lengths, self.k = pool, queries, lengths, k
         self.indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
-        self.similarities = torch.empty(len(queries), k, device=queries.device)
+        self.similarities = torch.empty(len(queries), k, device=queries.device, dtype=torch.float32)
 
     def fill(self, which: Tensor, coarse: bool, depth: int = 0) -> int:
         """Answer these queries from lists of rough neighbours, and from deeper ones where that leaves doubt: how often.
@@ -194,7 +194,7 @@ def _farthest(exact: Tensor, rounded: Tensor) -> Tensor:
 
 def _best_products(queries: Tensor, block: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k best products [Q, k] in float32, in no order, and the rows of the block that they are of."""
-    near = torch.empty(len(queries), k, device=queries.device)
+    near = torch.empty(len(queries), k, device=queries.device, dtype=torch.float32)
     rows = torch.empty(len(queries), k, device=queries.device, dtype=torch.int64)
     at_once = min(len(queries), rows_at_once(len(block)))
     # One for all parts: the system would be slow to get back, piece by piece, what each new one takes.

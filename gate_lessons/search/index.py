@@ -64,7 +64,7 @@ class IndexPool:
         depth = min(k + SPARE, len(self))
         rows = torch.from_numpy(self.index.search(asked, depth, params=self._parameters())[1]).to(queries.device)
         found = rows >= 0
-        similarity = torch.full(rows.shape, -torch.inf, device=rows.device)
+        similarity = torch.full(rows.shape, -torch.inf, device=rows.device, dtype=torch.float32)
         query = torch.arange(len(rows), device=rows.device)[:, None].expand_as(rows)[found]
         similarity[found] = self.exact.similarities(queries.detach(), lengths, query, rows[found])
         similarity, indices = best_first(similarity, rows, k)
