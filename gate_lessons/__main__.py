@@ -13,9 +13,10 @@ from rich.table import Table
 
 from gate_lessons import report as reports
 from gate_lessons.audit import audit_files
-from gate_lessons.data import CORPUS, SPLITS, DataError, Group, load_groups
+from gate_lessons.data import CORPUS, SPLITS, Group, load_groups
 from gate_lessons.encoder import Encoder, make_encoder
 from gate_lessons.evaluation import evaluate, load_task
+from gate_lessons.files import DataError
 from gate_lessons.mine_files import Mining, mine_files
 from gate_lessons.parameters import ParameterError, parse, single
 from gate_lessons.recipe import Recipe

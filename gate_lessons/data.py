@@ -5,27 +5,21 @@ A `Group` is an anchor with sentences in known relations to it. Triplets, NLI pa
 called; a malformed line is an error that names the file, the line and the field.
 """
 
-import csv
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
+from gate_lessons.files import DataError, rows_of
 from gate_lessons.text import normalize
 
 CORPUS = Path(__file__).parent / "corpus"
 SPLITS, SHARES = ("train", "dev", "test"), (0.7, 0.1, 0.2)
 NLI_LABELS = ("entailment", "neutral", "contradiction")  # the order of SNLI's integer labels 0, 1, 2
 DIALECTS = ("egyptian", "levantine", "gulf", "maghrebi")
-
-
-class DataError(ValueError):
-    """Input that cannot be used: one sentence with the file, the line and the field."""
 
 
 # ---------------------------------------------------------------------------------------------- groups
@@ -78,7 +72,7 @@ def load_groups(path: str | Path, split: str | None = None) -> list[Group]:
         DataError: broken JSON, an unknown or missing key, an empty sentence, a group of one sentence, a double id.
     """
     known, seen, groups = {f.name for f in fields(Group)}, {}, []
-    for line, row in _rows(path):
+    for line, row in rows_of(path):
         if unknown := set(row) - known:
             raise DataError(
                 f"{path}, line {line}: unknown key {min(unknown)!r}; a group has {', '.join(sorted(known))}"
@@ -150,7 +144,7 @@ def sts_pairs(groups: Iterable[Group], path: str | Path = CORPUS / "sts.jsonl") 
     """
     by_id = {g.id: g.sentences() for g in groups}
     rows = []
-    for line, row in _rows(path):
+    for line, row in rows_of(path):
         try:
             ((group1, role1), (group2, role2)), scores = row["pair"], np.array(row["scores"], dtype=float)
         except (KeyError, TypeError, ValueError):
@@ -284,7 +278,7 @@ def codes(*columns: Iterable[Any]) -> list[np.ndarray]:
 def _load(source: str | Path, texts: tuple[str, ...], split: str | None, others: tuple[str, ...] = ()) -> pd.DataFrame:
     """A checked table: `texts` are non-empty strings, `others` are present. Line numbers are in `.attrs["lines"]`."""
     lines, rows = [], []
-    for line, row in _rows(source):
+    for line, row in rows_of(source):
         for column in texts + others:
             if column not in row:
                 raise DataError(
@@ -331,71 +325,3 @@ def _numbers(table: pd.DataFrame, column: str, source: str | Path) -> np.ndarray
         if not np.isfinite(value):
             raise DataError(f"{source}, line {line}: {column!r} must be a finite number, not {raw!r}")
     return values
-
-
-def _rows(source: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, row) pairs; the line is the one an editor shows (for Parquet and hub sets: the row, from 1)."""
-    if str(source).startswith("hub:"):
-        return _hub_rows(str(source).removeprefix("hub:"))
-    path = Path(source)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows, ".txt": _txt_rows}
-    if path.suffix not in readers:
-        raise DataError(f"{path}: unknown kind {path.suffix!r}; files are {', '.join(readers)}")
-    return _named_errors(path, readers[path.suffix](path))
-
-
-def _named_errors(path: Path, rows: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The same rows; what goes wrong inside a reader becomes an error that names the file."""
-    try:
-        yield from rows
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 (byte {error.start}); save the file as UTF-8") from None
-    except (csv.Error, pa.ArrowInvalid) as error:
-        raise DataError(f"{path}: cannot be read as {path.suffix}: {error}") from None
-
-
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.rstrip("\r\n"))
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}, line {number}: broken JSON at column {error.colno} ({error.msg})") from None
-            if not isinstance(row, dict):
-                raise DataError(f"{path}, line {number}: expected one JSON object a line, found {type(row).__name__}")
-            yield number, row
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines)
-        for row in reader:
-            if None in row or None in row.values():
-                raise DataError(f"{path}, line {reader.line_num}: expected {len(reader.fieldnames or ())} fields")
-            yield reader.line_num, row
-
-
-def _txt_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig") as lines:
-        yield from enumerate(({"text": line.rstrip("\n")} for line in lines), 1)
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    yield from enumerate(pd.read_parquet(path).to_dict("records"), 1)
-
-
-def _hub_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a hub set, or of a local folder that `datasets` can read, each with the split it stands in."""
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise DataError(f"hub:{name}: hub sets need the extra `hub`: pip install 'gate-lessons[hub]'") from None
-    number = 0
-    for split, rows in load_dataset(name).items():
-        for row in rows:
-            number += 1
-            yield number, {"split": split} | row

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from gate_lessons.checkpoint import CheckpointError, Checkpoints
 from gate_lessons.curriculum import CURRICULA, Curriculum, Stage
+from gate_lessons.devices import launch
 from gate_lessons.diagnostics import Watch, cause_of_failure, collapse_signs
 from gate_lessons.encoder import Encoder, to_device
 from gate_lessons.material import Material, Negatives
@@ -77,7 +77,7 @@ def train(
     """
     from tqdm.auto import tqdm
 
-    fabric = _launch(device, precision)
+    fabric = launch(device, precision)
     objective, curriculum = objective or recipe.objective(), curriculum or CURRICULA[recipe.curriculum]()
     material = Material(encoder, triplets, recipe)
     if objective.loss == "guided_ranking":
@@ -396,32 +396,3 @@ def _check_same_run(path: Path, there: dict[str, Any], here: dict[str, Any]) -> 
                 f"{path} belongs to another run: {name} is {there.get(name)!r} there and {value!r} here; use another "
                 "folder, or the same settings and data"
             )
-
-
-def _launch(device: str, precision: str):
-    """Fabric for one process, or for those that torchrun started."""
-    # Fabric takes two seconds to import, so only those who train pay for it.
-    from lightning_fabric import Fabric
-
-    here, machines = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"))
-    # A transformer may have weights, such as a pooler's, that the embedding does not use.
-    strategy = "auto" if here * machines == 1 else "ddp_find_unused_parameters_true"
-    fabric = Fabric(
-        accelerator=accelerator(device), strategy=strategy, devices=here, num_nodes=machines, precision=precision
-    )
-    fabric.launch()
-    return fabric
-
-
-def accelerator(device: str) -> str:
-    """`cpu` or `cuda`, from those names or `auto`.
-
-    Raises:
-        ValueError: another name, or `cuda` where PyTorch sees none.
-    """
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise ValueError("device 'cuda' was asked for, but PyTorch sees no CUDA GPU here; use 'cpu' or 'auto'")
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"unknown device {device!r}; choose auto, cpu or cuda")
-    return "cuda" if device == "cuda" or (device == "auto" and available) else "cpu"

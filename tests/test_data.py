@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from gate_lessons import data
-from gate_lessons.data import DIALECTS, NLI_LABELS, SPLITS, DataError, Group
+from gate_lessons.data import DIALECTS, NLI_LABELS, SPLITS, Group
+from gate_lessons.files import DataError
 from gate_lessons.text import normalize
 
 TRIPLETS = [

@@ -7,8 +7,9 @@ import pytest
 from scipy import stats
 
 from gate_lessons import metrics
-from gate_lessons.data import DataError, load_corpus, sts_pairs
+from gate_lessons.data import load_corpus, sts_pairs
 from gate_lessons.evaluation import Answers, HeldOut, compare, evaluate, load_task, summary
+from gate_lessons.files import DataError
 from gate_lessons.metrics import Interval
 
 # Similarity of each pair of texts, so that every metric can be counted by hand.

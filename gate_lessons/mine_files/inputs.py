@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from gate_lessons import features
-from gate_lessons.data import DataError, codes, load_pairs, load_sentences
+from gate_lessons.data import codes, load_pairs, load_sentences
+from gate_lessons.files import DataError
 from gate_lessons.miner import STRATEGIES
 from gate_lessons.text import normalize
 

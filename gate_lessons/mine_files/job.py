@@ -14,13 +14,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gate_lessons import miner, search
+from gate_lessons.devices import accelerator
 from gate_lessons.encoder import Encoder, make_encoder
 from gate_lessons.mine_files.inputs import Inputs, read_inputs
 from gate_lessons.mine_files.report import write_report
 from gate_lessons.mine_files.result import Result, write_triplets
 from gate_lessons.mine_files.work import WorkFolder, sha256
 from gate_lessons.search import IndexPool, Pool, Shards
-from gate_lessons.trainer import accelerator
 
 SHARD = 4096  # sentences in a file of embeddings
 SLICE = 8192  # anchors that are mined at a time
