@@ -10,7 +10,7 @@ from torch import Tensor
 from gate_lessons.miner.draws import uniform
 from gate_lessons.search import Pool, cluster
 
-NUMBERS = 2**21  # held at once: 16 MB in float64
+NUMBERS = 2**20  # held at once: 8 MB in float64
 
 
 class Classes:
